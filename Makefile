@@ -1,0 +1,55 @@
+# make quickstart   install, then phantoms → two training stages → reports → scores, on a CPU in minutes
+# make test         the tests               make check   lint, format, types
+# make bench        the benchmarks          make install PYTHON=python3.12   the environment alone, in .venv
+
+SHELL := /bin/bash
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+PHANTOM := data/phantom
+OUT := output/quickstart
+
+.PHONY: quickstart test check bench install
+
+quickstart: $(OUT)/scores/report.html
+	@echo
+	@echo "The scores:          $<"
+	@echo "The reports:         $(OUT)/reports.jsonl"
+	@echo "Talk to the model:   .venv/bin/python demo.py --cfg-path eval_configs/quickstart.yaml"
+
+test: .venv/.installed
+	OMP_NUM_THREADS=1 pytest -n 2
+
+check: .venv/.installed
+	ruff check .
+	ruff format --check .
+	mypy xraygpt train.py demo.py
+
+bench: .venv/.installed
+	set -ex; for script in $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)); do python $$script; done
+
+install: .venv/.installed
+
+.venv/.installed: setup.py pyproject.toml constraints.txt
+	scripts/install.sh $(PYTHON)
+	touch $@
+
+# The quickstart. Each step is the command that a user would type, and is run again only when what it reads has changed.
+
+$(PHANTOM)/openi/manifest.json: | .venv/.installed
+	xraygpt phantom --out $(PHANTOM)
+
+$(OUT)/llm/tokenizer.json: $(PHANTOM)/openi/manifest.json
+	xraygpt tokenizer --storage $(PHANTOM)/mimic --out $(OUT)/llm
+
+$(OUT)/stage1/summary.json: train_configs/quickstart_stage1.yaml $(OUT)/llm/tokenizer.json
+	python train.py --cfg-path $<
+
+$(OUT)/stage2/summary.json: train_configs/quickstart_stage2.yaml $(OUT)/stage1/summary.json
+	python train.py --cfg-path $<
+
+$(OUT)/reports.jsonl: eval_configs/quickstart.yaml $(OUT)/stage2/summary.json
+	xraygpt generate --cfg-path $< --images $(PHANTOM)/openi --split test --out $@
+
+$(OUT)/scores/report.html: $(OUT)/reports.jsonl
+	xraygpt score --predictions $< --references $(PHANTOM)/openi --split test --out $(@D)

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Creates .venv and installs this checkout into it, with the versions of constraints.txt. Run by `make install`.
+# Usage: scripts/install.sh [PYTHON]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${1:-python3}
+
+fail() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+can_make_venv() { "$python" -c "import ensurepip, venv" 2>/dev/null; }
+
+is_supported() { "$1" -c "import sys; sys.exit(sys.version_info < (3, 10))"; }
+
+if [ ! -x .venv/bin/python ]; then
+    # Debian and Ubuntu keep the venv module in a package of its own.
+    if ! can_make_venv && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        apt-get update
+        DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends python3 python3-venv
+    fi
+    command -v "$python" >/dev/null || fail "'$python' is not installed. Install Python 3.10 or later, or name one: make install PYTHON=/path/to/python"
+    is_supported "$python" || fail "Python 3.10 or later is needed; '$python' is $("$python" --version 2>&1). Name another: make install PYTHON=/path/to/python"
+    can_make_venv || fail "'$python' has no venv module. On Debian and Ubuntu: sudo apt-get install python3-venv"
+    "$python" -m venv .venv
+fi
+is_supported .venv/bin/python || fail ".venv was made with $(.venv/bin/python --version 2>&1); Python 3.10 or later is needed. Remove .venv and run again."
+.venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip
+
+what=(--editable ".[dev,tensorboard]" --constraint constraints.txt)
+export UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-300}
+if ! { .venv/bin/python -m pip install --quiet uv && .venv/bin/uv pip install --python .venv/bin/python "${what[@]}"; }; then
+    echo "uv did not succeed (see above); going on with pip, which takes some minutes." >&2
+    .venv/bin/python -m pip install "${what[@]}"
+fi

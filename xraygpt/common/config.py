@@ -1,0 +1,193 @@
+"""One configuration from three places: defaults of the named model and datasets < the YAML file < `--options`.
+
+The result is checked against the dataclass schemas of the run, the model and the datasets before any weight is read; all
+problems are reported in one error.
+"""
+
+import argparse
+import importlib
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from xraygpt.common.errors import ConfigError, RegistryError
+from xraygpt.common.registry import registry, suggest
+from xraygpt.common.run_config import RunConfig
+from xraygpt.common.schema import check_section, missing_paths
+
+SECTIONS = ("run", "model", "datasets")
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, *, cfg_path: str | None = None) -> None:
+    """Add `--cfg-path`, `--options` and `--import`, which `Config` reads. With `cfg_path` the first is optional."""
+    parser.add_argument("--cfg-path", required=cfg_path is None, default=cfg_path, help="YAML configuration file")
+    parser.add_argument(
+        "--options",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override values of the YAML: run.max_epoch=2 model.image_size=448 (or: run.max_epoch 2 …)",
+    )
+    parser.add_argument(
+        "--import", dest="imports", action="append", default=[], metavar="MODULE", help="Python module that registers your own classes"
+    )
+
+
+class Config:
+    """The resolved configuration of a run.
+
+    Args:
+        args: has `cfg_path`, and may have `options` (both forms of `--options`) and `imports` (module names).
+        needs: sections whose files and folders must exist. Writing a report needs the model's, not the data.
+
+    Raises:
+        ConfigError: lists every unknown key, wrong type, missing value and missing path.
+    """
+
+    def __init__(self, args: argparse.Namespace, *, needs: Iterable[str] = SECTIONS) -> None:
+        self.cfg_path = str(args.cfg_path)
+        given = OmegaConf.merge(load_yaml(self.cfg_path), parse_options(getattr(args, "options", None) or []))
+        for module in [*getattr(args, "imports", []), *(OmegaConf.select(given, "run.imports") or [])]:
+            _import_user_module(module)
+        self.config = self._build(given, set(needs))
+        registry.register("configuration", self)
+
+    def _build(self, given: DictConfig, needs: set[str]) -> DictConfig:
+        problems = [f"{key}: there is no such section.{suggest(str(key), SECTIONS)}" for key in given if key not in SECTIONS]
+        sections: dict[str, Any] = {}
+        for where, schema_and_defaults in self._schemas(given, problems).items():
+            schema, defaults = schema_and_defaults
+            section, found = check_section(schema, self._resolved(defaults, given, where, problems), where)
+            problems += found
+            if where.split(".")[0] in needs and not found:
+                problems += self._missing(schema, section, where)
+            OmegaConf.update(built := OmegaConf.create(sections), where, section, force_add=True)
+            sections = dict(built)
+        if problems:
+            lines = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(dict.fromkeys(problems), start=1))
+            raise ConfigError(f"{self.cfg_path} cannot be used as it is:\n{lines}")
+        return OmegaConf.create(sections)
+
+    def _schemas(self, given: DictConfig, problems: list[str]) -> dict[str, tuple[type, DictConfig]]:
+        """Dotted section name → (schema, defaults). What is named decides: `model.arch`, each dataset's name and `type`."""
+        empty = OmegaConf.create()
+        schemas: dict[str, tuple[type, DictConfig]] = {}
+        try:
+            runner = registry.get_runner_class(OmegaConf.select(given, "run.runner", default="runner_base"))
+            schemas["run"] = (getattr(runner, "config_schema", RunConfig), empty)
+        except RegistryError as error:
+            problems.append(f"run.runner: {error}")
+        try:
+            arch = OmegaConf.select(given, "model.arch")
+            if arch is None:
+                problems.append(f"model.arch: required, but not given.{suggest('', registry.list_models())}")
+            else:
+                model_class = registry.get_model_class(arch)
+                path = model_class.default_config_path(OmegaConf.select(given, "model.model_type"))
+                schemas["model"] = (model_class.config_schema, load_yaml(path) if path else empty)
+        except (RegistryError, ConfigError) as error:
+            problems.append(f"model: {error}")
+        for name, dataset in (OmegaConf.select(given, "datasets") or {}).items():
+            try:
+                builder = registry.get_builder_class(name)
+                path = builder.default_config_path((dataset or {}).get("type", "default"))
+                schemas[f"datasets.{name}"] = (builder.config_schema, load_yaml(path) if path else empty)
+            except (RegistryError, ConfigError) as error:
+                problems.append(f"datasets.{name}: {error}")
+        return schemas
+
+    def _resolved(self, defaults: DictConfig, given: DictConfig, where: str, problems: list[str]) -> dict[str, Any]:
+        """The merged section as plain containers; interpolations may point anywhere in the whole configuration."""
+        merged = OmegaConf.merge(defaults, given)
+        section = OmegaConf.select(merged, where, throw_on_resolution_failure=False)
+        if section is None:
+            return {}
+        if not isinstance(section, DictConfig):
+            problems.append(f"{where}: expected a block of keys, got {section!r}.")
+            return {}
+        try:
+            return OmegaConf.to_container(section, resolve=True)  # type: ignore[return-value]
+        except OmegaConfBaseException as error:
+            problems.append(f"{where}: {str(error).splitlines()[0]}")
+            return {}
+
+    @staticmethod
+    def _missing(schema: type, section: DictConfig, where: str) -> list[str]:
+        if where == "run" and section.get("resume_ckpt_path") == "auto":
+            section = OmegaConf.merge(section, {"resume_ckpt_path": None})  # type: ignore[assignment]
+        return missing_paths(schema, section, where)
+
+    def get_config(self) -> DictConfig:
+        """The whole configuration."""
+        return self.config
+
+    @property
+    def run_cfg(self) -> DictConfig:
+        """The `run` section (see `RunConfig`)."""
+        return self.config.run
+
+    @property
+    def datasets_cfg(self) -> DictConfig:
+        """The `datasets` section: dataset name → its builder's configuration."""
+        return self.config.get("datasets", OmegaConf.create())
+
+    @property
+    def model_cfg(self) -> DictConfig:
+        """The `model` section (the model class's `config_schema`)."""
+        return self.config.model
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, for a checkpoint or a log."""
+        return OmegaConf.to_container(self.config, resolve=True)  # type: ignore[return-value]
+
+    def to_yaml(self) -> str:
+        """The resolved configuration as YAML text; training from it repeats the run."""
+        return OmegaConf.to_yaml(self.config, resolve=True)
+
+    def pretty_print(self) -> None:
+        """Log the resolved configuration."""
+        logging.getLogger(__name__).info("Configuration of this run:\n%s", self.to_yaml())
+
+
+def load_yaml(path: str | Path) -> DictConfig:
+    """Load one YAML file whose top level is a block of keys; a ConfigError names the file and line of what is wrong."""
+    try:
+        loaded = OmegaConf.load(Path(path).expanduser())
+    except FileNotFoundError:
+        raise ConfigError(f"There is no configuration file {path} (looked for {Path(path).absolute()}).") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
+    if not isinstance(loaded, DictConfig):
+        raise ConfigError(f"{path} must hold a block of keys (run:, model:, datasets:), not a list.")
+    return loaded
+
+
+def parse_options(options: Sequence[str]) -> DictConfig:
+    """`["run.max_epoch=2", …]` or `["run.max_epoch", "2", …]` as a nested configuration."""
+    if not options:
+        return OmegaConf.create()
+    if "=" in options[0]:
+        wrong = [option for option in options if "=" not in option]
+        if wrong:
+            raise ConfigError(f"--options: expected key=value, got {' '.join(wrong)}.")
+        pairs = list(options)
+    else:
+        if len(options) % 2:
+            raise ConfigError(f"--options: {options[-1]} has no value. Write key=value …, or key value ….")
+        pairs = [f"{key}={value}" for key, value in zip(options[::2], options[1::2], strict=True)]
+    try:
+        return OmegaConf.from_dotlist(pairs)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"--options: {' '.join(pairs)} cannot be read: {error}") from error
+
+
+def _import_user_module(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"--import {module}: {error}. Is its folder on PYTHONPATH?") from error

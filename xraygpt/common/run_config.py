@@ -1,0 +1,123 @@
+"""The `run:` block of a configuration: every key, its unit, and the reason for its default."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from xraygpt.common.schema import path_field
+
+
+@dataclass
+class GenerationConfig:
+    """How reports are written by `report_generation`, `xraygpt generate` and `demo.py`."""
+
+    prompt: str = ""
+    """The question put to the model; "" takes the first line of the model's prompt file."""
+    max_new_tokens: int = 160
+    """Longest report, in tokens."""
+    min_new_tokens: int = 1
+    """Shortest report, in tokens."""
+    num_beams: int = 1
+    """1 is greedy search: the same report each time."""
+    do_sample: bool = False
+    """Draw each token at random instead of taking the likeliest."""
+    top_p: float = 0.9
+    """Sampling only: draw from the smallest set of tokens with this much probability."""
+    temperature: float = 1.0
+    """Sampling only: above 0; lower is closer to greedy."""
+    repetition_penalty: float = 1.0
+    """Above 1 makes tokens that already occurred less likely."""
+    length_penalty: float = 1.0
+    """Beam search only: above 0 favours longer reports."""
+
+
+@dataclass
+class RunConfig:
+    """How training and evaluation run. Iterations count micro-batches, as in the LAVIS family."""
+
+    task: str = MISSING
+    """Registered task: "image_text_pretrain" (loss) or "report_generation" (loss in training, written reports in evaluation)."""
+    runner: str = "runner_base"
+    """Registered runner."""
+    imports: list[str] = field(default_factory=list)
+    """Python modules that register your own classes, imported first."""
+
+    # What is done
+    max_epoch: int = MISSING
+    """Number of epochs."""
+    iters_per_epoch: int | None = None
+    """Iterations in an epoch; none: one pass over the training data."""
+    batch_size_train: int = MISSING
+    """Samples an iteration and rank."""
+    batch_size_eval: int = 8
+    """Samples a batch in evaluation, each rank."""
+    accum_grad_iters: int = 1
+    """Iterations whose gradients make one update, equal to one batch that many times as large."""
+    train_splits: list[str] = field(default_factory=lambda: ["train"])
+    """Splits to train on."""
+    valid_splits: list[str] = field(default_factory=list)
+    """Splits evaluated after each epoch; "val" chooses checkpoint_best.pth."""
+    test_splits: list[str] = field(default_factory=list)
+    """Splits evaluated at the end with the best checkpoint."""
+    evaluate: bool = False
+    """Only evaluate `test_splits`, do not train."""
+
+    # Optimisation
+    init_lr: float = MISSING
+    """Peak learning rate."""
+    min_lr: float = 0.0
+    """Learning rate at the end of the schedule."""
+    warmup_lr: float = -1.0
+    """Learning rate at iteration 0; negative: start at init_lr."""
+    warmup_steps: int = 0
+    """Iterations of linear warm-up; they may span epochs."""
+    lr_sched: str = "linear_warmup_cosine_lr"
+    """Registered schedule."""
+    lr_decay_rate: float | None = None
+    """Factor an epoch, for linear_warmup_step_lr."""
+    weight_decay: float = 0.05
+    """AdamW decay of matrices; biases and norms have none."""
+    beta2: float = 0.999
+    """AdamW's second moment."""
+    max_grad_norm: float = 0.0
+    """Clip the gradient's norm to this; 0: no clipping (its norm is logged all the same)."""
+    amp: bool = True
+    """Mixed precision on CUDA: bf16 where the device has it, else fp16 with a loss scaler. The CPU runs in fp32."""
+    max_nonfinite_steps: int = 5
+    """Updates in a row that may be skipped for a non-finite loss or gradient before the run stops."""
+
+    # Machine
+    device: str = "auto"
+    """"auto" (CUDA if there is one), "cuda", "cuda:1" or "cpu"."""
+    num_workers: int = 2
+    """Data-loading processes for each rank; 0: load in the training process."""
+    seed: int = 42
+    """Decides initial weights, data order, crops and prompts."""
+    distributed: bool = True
+    """False: a single process, whatever torchrun or SLURM say."""
+    dist_url: str = "env://"
+    """Where the ranks meet."""
+    dist_timeout_minutes: float = 30.0
+    """A rank that waits this long for another fails instead of hanging."""
+    use_dist_eval_sampler: bool = True
+    """Split evaluation among the ranks; False: every rank evaluates everything."""
+
+    # Output
+    output_dir: str = "output"
+    """Folder under the working directory that holds the runs."""
+    job_id: str = ""
+    """Name of this run's folder; "": the time it started."""
+    log_freq: int = 50
+    """Iterations between two lines of the log."""
+    save_every_iters: int = 0
+    """Iterations between two saves of checkpoint_last.pth inside an epoch; 0: only at the end of an epoch."""
+    resume_ckpt_path: Any = path_field(default=None, how_to_get='Give a checkpoint of the run to continue, or "auto" for its newest.')
+    """A checkpoint to continue from exactly, or "auto": the run folder's newest if it has one."""
+    tensorboard: bool = False
+    """Also write TensorBoard events to the run's folder."""
+    progress_bar: bool = True
+    """Show a progress bar when the output is a terminal."""
+
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    """How reports are written."""

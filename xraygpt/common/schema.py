@@ -1,0 +1,72 @@
+"""Check a configuration section against a documented dataclass, and report every problem at once.
+
+A schema is a plain dataclass: its field names are the valid keys, its annotations the types, its defaults the values.
+A field made with `path_field` names a file or folder that must exist before anything heavy is loaded.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from xraygpt.common.registry import suggest
+
+_PATH = "path"
+
+
+def path_field(*, how_to_get: str, default: Any = "") -> Any:
+    """A field that holds one path, or a list of paths; empty means not used. `how_to_get` ends the error when it is missing."""
+    return dataclasses.field(default=default, metadata={_PATH: how_to_get})
+
+
+def check_section(schema: type, given: Mapping[str, Any], where: str) -> tuple[DictConfig, list[str]]:
+    """Return the section with defaults filled in, and one line for each unknown key, wrong type or missing required value.
+
+    Args:
+        schema: a dataclass.
+        given: the section as plain containers, interpolations resolved.
+        where: the section's dotted name, for the messages ("run", "datasets.mimic").
+    """
+    section = OmegaConf.structured(schema)
+    problems = list(_fill(section, schema, given, where))
+    problems += [f"{where}.{key}: required, but not given." for key in sorted(OmegaConf.missing_keys(section))]
+    return section, problems
+
+
+def _fill(section: DictConfig, schema: type, given: Mapping[str, Any], where: str) -> Iterator[str]:
+    fields = {field.name: field for field in dataclasses.fields(schema)}
+    for key, value in given.items():
+        name = f"{where}.{key}"
+        if key not in fields:
+            yield f"{name}: there is no such key.{suggest(str(key), fields)}"
+        elif value == MISSING:
+            continue
+        elif dataclasses.is_dataclass(fields[key].type):
+            if isinstance(value, Mapping):
+                yield from _fill(section[key], fields[key].type, value, name)
+            else:
+                yield f"{name}: expected a block of keys, got {value!r}."
+        else:
+            try:
+                section[key] = value
+            except OmegaConfBaseException as error:
+                expected = getattr(fields[key].type, "__name__", str(fields[key].type))
+                yield f"{name}: expected {expected}, got {value!r} ({str(error).splitlines()[0]})."
+
+
+def missing_paths(schema: type, section: DictConfig, where: str) -> list[str]:
+    """One line for each path field whose file or folder is not there: what, where it was looked for, how to get it."""
+    problems = []
+    for field in dataclasses.fields(schema):
+        value = None if OmegaConf.is_missing(section, field.name) else section[field.name]
+        if dataclasses.is_dataclass(field.type):
+            problems += missing_paths(field.type, value, f"{where}.{field.name}")
+        elif _PATH in field.metadata and value:
+            for path in [value] if isinstance(value, str) else value:
+                if not Path(path).expanduser().exists():
+                    looked = Path(path).expanduser().absolute()
+                    problems.append(f"{where}.{field.name}: {path} is missing (looked for {looked}). {field.metadata[_PATH]}")
+    return problems

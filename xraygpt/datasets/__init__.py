@@ -1,0 +1,1 @@
+"""Data: preparation of folders, datasets over them, builders that a YAML file names, and loaders with a stateless order."""

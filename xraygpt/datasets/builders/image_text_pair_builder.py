@@ -1,0 +1,91 @@
+"""Builders of datasets of images with one text each, over one prepared folder."""
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+from xraygpt.common.errors import DataError
+from xraygpt.common.registry import registry
+from xraygpt.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+from xraygpt.datasets.datasets import CaptionDataset, MIMICDataset, OpenIDataset
+
+ANNOTATION_FILE = "filter_cap.json"
+
+
+class ImageTextPairBuilder(BaseDatasetBuilder):
+    """Reads `storage/filter_cap.json`, whose images lie in `storage/image/`.
+
+    An annotation's "split" says where it belongs; without one (the original's layout) it is for training.
+    """
+
+    dataset_cls: ClassVar[type[CaptionDataset]] = CaptionDataset
+
+    def build_datasets(self) -> dict[str, Any]:
+        """`{split: dataset}` for the splits that the folder has."""
+        storage = Path(self.config.storage).expanduser()
+        by_split: dict[str, list[dict[str, Any]]] = {}
+        for ann in load_annotations(storage / ANNOTATION_FILE):
+            by_split.setdefault(ann.get("split", "train"), []).append(ann)
+        datasets = {}
+        for split, annotations in by_split.items():
+            vis_processor, text_processor = self.build_processors(split)
+            datasets[split] = self.dataset_cls(
+                vis_processor=vis_processor,
+                text_processor=text_processor,
+                vis_root=storage / "image",
+                annotations=annotations,
+                sample_ratio=self.config.sample_ratio if split == "train" else None,
+            )
+        return datasets
+
+
+@registry.register_builder("mimic")
+class MIMICBuilder(ImageTextPairBuilder):
+    """MIMIC-CXR."""
+
+    dataset_cls = MIMICDataset
+    DATASET_CONFIG_DICT: ClassVar = {
+        "default": "configs/datasets/mimic/defaults.yaml",
+        "phantom": "configs/datasets/mimic/phantom.yaml",
+    }
+
+
+@registry.register_builder("openi")
+class OpenIBuilder(ImageTextPairBuilder):
+    """Open-i, the Indiana University chest radiographs."""
+
+    dataset_cls = OpenIDataset
+    DATASET_CONFIG_DICT: ClassVar = {
+        "default": "configs/datasets/openi/defaults.yaml",
+        "phantom": "configs/datasets/openi/phantom.yaml",
+    }
+
+
+def load_annotations(path: Path) -> list[dict[str, Any]]:
+    """The annotations of a prepared folder, checked.
+
+    Raises:
+        DataError: the file is missing or not JSON, or an annotation lacks a text "image_id" or "caption", or names a path outside.
+    """
+    try:
+        annotations = json.loads(path.read_text(encoding="utf-8"))["annotations"]
+    except FileNotFoundError:
+        raise DataError(f"There is no {path.name} in {path.parent.absolute()}: it is not a prepared folder. See docs/data.md.") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f'{path} must be JSON of the form {{"annotations": [...]}}: {error!r}') from error
+    if not isinstance(annotations, list):
+        raise DataError(f'{path}: "annotations" must be a list, not {type(annotations).__name__}.')
+    problems = [f"annotation {i}: {problem}" for i, ann in enumerate(annotations) if (problem := _problem_of(ann))]
+    if problems:
+        raise DataError(f"{path}: {len(problems)} of {len(annotations)} annotations cannot be used:\n  " + "\n  ".join(problems[:10]))
+    return annotations
+
+
+def _problem_of(ann: Any) -> str:
+    if not isinstance(ann, dict):
+        return f"expected an object, got {ann!r:.60}"
+    for key in ("image_id", "caption"):
+        if not isinstance(ann.get(key), str) or not ann[key].strip():
+            return f'"{key}" must be a non-empty text, got {ann.get(key)!r:.60}'
+    image_id = Path(ann["image_id"])
+    return '"image_id" leaves the image folder' if image_id.is_absolute() or ".." in image_id.parts else ""

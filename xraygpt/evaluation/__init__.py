@@ -1,0 +1,23 @@
+"""Floor 3: how good the generated reports are. Knows no model and no dataset, only texts and the findings they state."""
+
+from xraygpt.evaluation.findings import FINDINGS, Finding, findings_present, read_findings
+from xraygpt.evaluation.report_files import References, load_references, load_reports
+from xraygpt.evaluation.report_html import Case, write_report_page
+from xraygpt.evaluation.scorecard import Scorecard, format_markdown, format_table, score_findings, true_findings
+
+__all__ = [
+    "FINDINGS",
+    "Case",
+    "Finding",
+    "References",
+    "Scorecard",
+    "findings_present",
+    "format_markdown",
+    "format_table",
+    "load_references",
+    "load_reports",
+    "read_findings",
+    "score_findings",
+    "true_findings",
+    "write_report_page",
+]

@@ -1,0 +1,143 @@
+"""The vision half of BLIP-2: EVA-ViT → `ln_vision` → Q-Former, built from timm and transformers at any size.
+
+`B` images, `S` image size, `P` patches + class token (257 at 224 px), `Q` query tokens (32),
+`D_v` ViT width (1408), `D_q` Q-Former width (768).
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import timm
+import torch
+from torch import Tensor, nn
+from transformers import Blip2QFormerConfig, Blip2QFormerModel
+
+from xraygpt.common.errors import ConfigError
+from xraygpt.common.registry import suggest
+from xraygpt.models.base_model import BaseModel
+
+VIT_MODELS = {"eva_clip_g": "eva_giant_patch14_224"}
+"""`model.vit_model` → timm's name of the architecture."""
+
+HALF_PRECISION = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass
+class VitSize:
+    """Size of the vision transformer; the defaults are EVA-ViT-g's, without its last block, as BLIP-2 uses it."""
+
+    patch_size: int = 14
+    embed_dim: int = 1408
+    depth: int = 39
+    num_heads: int = 16
+    mlp_ratio: float = 4.3637
+
+
+@dataclass
+class QFormerSize:
+    """Size of the Q-Former; the defaults are BERT-base's, as BLIP-2 uses it."""
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    cross_attention_frequency: int = 2
+    """Every how many layers the queries look at the image."""
+    dropout: float = 0.1
+    """Only where the Q-Former is trained: a frozen one has none."""
+
+
+def build_vit(*, name: str, image_size: int, size: VitSize, drop_path_rate: float = 0.0, grad_checkpointing: bool = False) -> nn.Module:
+    """A vision transformer [B, 3, S, S] → [B, P, D_v]: all tokens, no final norm, random weights."""
+    if name not in VIT_MODELS:
+        raise ConfigError(f"model.vit_model: {name!r} is not known.{suggest(name, VIT_MODELS)}")
+    if size.embed_dim % size.num_heads or image_size % size.patch_size:
+        raise ConfigError(
+            f"model.vit: embed_dim {size.embed_dim} must be a multiple of num_heads {size.num_heads}, "
+            f"and model.image_size {image_size} of patch_size {size.patch_size}."
+        )
+    vit = timm.create_model(
+        VIT_MODELS[name],
+        pretrained=False,
+        img_size=image_size,
+        patch_size=size.patch_size,
+        embed_dim=size.embed_dim,
+        depth=size.depth,
+        num_heads=size.num_heads,
+        mlp_ratio=size.mlp_ratio,
+        num_classes=0,
+        global_pool="",
+        use_post_transformer_norm=False,
+        use_fc_norm=False,
+        drop_path_rate=drop_path_rate,
+    )
+    vit.set_grad_checkpointing(grad_checkpointing)
+    return vit
+
+
+def build_qformer(*, vision_width: int, num_query_token: int, size: QFormerSize) -> tuple[nn.Module, nn.Parameter]:
+    """A Q-Former that reads [B, P, D_v], and its learned queries [1, Q, D_q], drawn from N(0, initializer_range)."""
+    config = Blip2QFormerConfig(
+        encoder_hidden_size=vision_width,
+        hidden_size=size.hidden_size,
+        num_hidden_layers=size.num_hidden_layers,
+        num_attention_heads=size.num_attention_heads,
+        intermediate_size=size.intermediate_size,
+        cross_attention_frequency=size.cross_attention_frequency,
+        hidden_dropout_prob=size.dropout,
+        attention_probs_dropout_prob=size.dropout,
+    )
+    config._attn_implementation = "sdpa"
+    queries = nn.Parameter(torch.randn(1, num_query_token, size.hidden_size) * config.initializer_range)
+    return Blip2QFormerModel(config), queries
+
+
+class Blip2Base(BaseModel):
+    """A model with `visual_encoder`, `ln_vision`, `Qformer` and `query_tokens`.
+
+    Args:
+        visual_encoder: [B, 3, S, S] → [B, P, D_v].
+        ln_vision: layer norm over D_v, computed in float32.
+        qformer: as `build_qformer` returns it.
+        query_tokens: [1, Q, D_q].
+    """
+
+    def __init__(self, *, visual_encoder: nn.Module, ln_vision: nn.Module, qformer: nn.Module, query_tokens: nn.Parameter) -> None:
+        super().__init__()
+        self.visual_encoder = visual_encoder
+        self.ln_vision = ln_vision
+        self.Qformer = qformer
+        self.query_tokens = query_tokens
+        self.half_dtype: torch.dtype | None = None
+
+    def maybe_autocast(self) -> AbstractContextManager:
+        """Autocast to the precision of the frozen parts, where `place` has put any in half precision."""
+        return torch.autocast(self.device.type, dtype=self.half_dtype, enabled=self.half_dtype is not None)
+
+    def encode_queries(self, image: Tensor) -> Tensor:
+        """float32 [B, 3, S, S] → Q-Former output [B, Q, D_q]."""
+        features = self.ln_vision(self.visual_encoder(image))
+        queries = self.query_tokens.expand(image.shape[0], -1, -1)
+        return self.Qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state
+
+
+def halve_matrices(module: nn.Module, dtype: torch.dtype) -> None:
+    """Store convolution and linear weights in half precision; norms and other vectors stay in float32, as in LAVIS."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            layer.to(dtype)
+
+
+def half_dtype_for(device: torch.device, precision: str) -> torch.dtype | None:
+    """The half precision of frozen parts: "auto" is bf16 or else fp16 on CUDA, and float32 (None) on other devices."""
+    if precision == "auto":
+        if device.type != "cuda":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if precision == "fp32":
+        return None
+    if precision not in HALF_PRECISION:
+        raise ConfigError(f"model: precision {precision!r} is not known.{suggest(precision, ['auto', 'fp32', *HALF_PRECISION])}")
+    if device.type == "cpu":
+        return None
+    return HALF_PRECISION[precision]

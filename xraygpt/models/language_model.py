@@ -1,0 +1,121 @@
+"""The language model: loading it from a local folder, and knowing it again."""
+
+import hashlib
+import json
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from xraygpt.common.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+_WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_FINGERPRINT_SIZE = 256
+_FINGERPRINT_TOLERANCE = 0.01
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a local folder, with a pad token that is not its end-of-text token.
+
+    Padding is told from text by masks alone, so any other token serves: the tokenizer's own, else unknown, else begin-of-text.
+
+    Raises:
+        CheckpointError: the folder holds no tokenizer that can be read, or one without begin- and end-of-text tokens.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise CheckpointError(f"{folder} holds no tokenizer that can be read: {str(error).splitlines()[0]}") from error
+    if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
+        raise CheckpointError(f"The tokenizer in {folder} names no begin-of-text or no end-of-text token; both are needed.")
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.bos_token
+    return tokenizer
+
+
+def load_language_model(folder: str | Path, *, from_scratch: bool = False, quantize_8bit: bool = False) -> PreTrainedModel:
+    """A causal language model from a local folder; nothing is downloaded.
+
+    Args:
+        folder: config.json with weights (safetensors, or .bin read without executing pickles).
+        from_scratch: random weights of the size in config.json, float32.
+        quantize_8bit: matrices as 8-bit integers (needs bitsandbytes: `pip install xraygpt[quant]`).
+
+    Returns:
+        The model in the precision that its files have.
+
+    Raises:
+        CheckpointError: the folder has no config.json or no weights, or they do not fit.
+    """
+    folder = Path(folder).expanduser()
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"There is no config.json in {folder.absolute()}: expected a language model folder as transformers saves it.")
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if from_scratch:
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    if not any((folder / name).is_file() for name in _WEIGHT_FILES):
+        raise CheckpointError(
+            f"{folder.absolute()} has a config.json but no weights ({', '.join(_WEIGHT_FILES)}). "
+            "Put them there, or set model.llm_from_scratch=True to train a new language model of that size."
+        )
+    options: dict[str, Any] = {"dtype": "auto", "local_files_only": True}
+    if quantize_8bit:
+        options |= _eight_bit_options()
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(folder, config=config, output_loading_info=True, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"The weights in {folder.absolute()} cannot be loaded: {str(error).splitlines()[0]}") from error
+    wrong = [key for kind in ("missing_keys", "mismatched_keys") for key in report[kind]]
+    if wrong:
+        raise CheckpointError(
+            f"{folder.absolute()}: {len(wrong)} parameters are missing or misshapen, first {sorted(map(str, wrong))[:5]}."
+        )
+    return model
+
+
+def _eight_bit_options() -> dict[str, Any]:
+    if find_spec("bitsandbytes") is None:
+        raise CheckpointError("model.low_resource needs bitsandbytes: pip install 'xraygpt[quant]'.")
+    place = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
+    return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": place}
+
+
+def identity_of(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str) -> dict[str, Any]:
+    """What tells one language model from another: tokenizer hash, sizes, and a sample of its embedding matrix.
+
+    The sample is 256 values at even distances: fine-tuning shifts it, loading in another precision hardly does.
+    """
+    vocabulary = json.dumps([sorted(tokenizer.get_vocab().items()), tokenizer.bos_token_id, tokenizer.eos_token_id])
+    weight = model.get_input_embeddings().weight.detach().flatten()
+    sample = weight[:: max(1, weight.numel() // _FINGERPRINT_SIZE)][:_FINGERPRINT_SIZE]
+    return {
+        "name": name,
+        "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest(),
+        "vocab_size": model.config.vocab_size,
+        "hidden_size": model.config.hidden_size,
+        "embedding": sample.float().cpu().tolist(),
+    }
+
+
+def identity_differences(stored: dict[str, Any], own: dict[str, Any], *, compare_embedding: bool = True) -> list[str]:
+    """In words, how the language model of a checkpoint differs from this one; empty if it is the same."""
+    different = [
+        f"{key} {_short(stored[key])} there, {_short(own[key])} here"
+        for key in ("vocab_size", "hidden_size", "tokenizer")
+        if stored[key] != own[key]
+    ]
+    if compare_embedding and not different:
+        there, here = torch.tensor(stored["embedding"]), torch.tensor(own["embedding"])
+        distance = float((there - here).norm() / there.norm().clamp_min(1e-12))
+        if not distance <= _FINGERPRINT_TOLERANCE:
+            different.append(f"its embeddings differ by {distance:.1%}")
+    return different
+
+
+def _short(value: Any) -> str:
+    return f"{value[:12]}…" if isinstance(value, str) else str(value)

@@ -1,0 +1,144 @@
+"""Image and caption processors of the BLIP-2 family.
+
+Image processors: Pillow image, mode "L" or "RGB", any size → float32 tensor [3, S, S], normalised with the constants below.
+Text processors: str → str.
+"""
+
+import re
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from xraygpt.common.errors import ConfigError, DataError
+from xraygpt.common.registry import registry
+from xraygpt.processors.base_processor import BaseProcessor
+
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Per-channel statistics of CLIP's training images, values 0..1: what the frozen image encoder was trained with."""
+
+
+class BlipImageProcessor(BaseProcessor):
+    """Geometry of a subclass, then scaling to 0..1 and normalisation.
+
+    A grey image stays one channel through the crop and the resize and becomes three at the end: the same numbers as converting it to RGB
+    first, for a third of the work.
+    """
+
+    def __init__(self, *, geometry: v2.Transform, mean: Sequence[float], std: Sequence[float]) -> None:
+        """
+        Args:
+            geometry: crop and resize, Pillow image → Pillow image of S x S.
+            mean: three numbers subtracted from red, green and blue (values 0..1).
+            std: three positive numbers that they are then divided by.
+        """
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ConfigError(f"mean and std need three numbers each, those of std above 0; got mean={tuple(mean)}, std={tuple(std)}.")
+        self.geometry = geometry
+        self.to_unit_range = v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)])
+        self.normalize = v2.Normalize(mean=list(mean), std=list(std))
+
+    def __call__(self, item: Image.Image) -> torch.Tensor:
+        """Return the float32 tensor [3, S, S] of one image."""
+        if item.mode not in ("L", "RGB"):
+            raise DataError(f"An image of mode L or RGB was expected, not {item.mode}. Open image files with processors.open_image.")
+        pixels = self.to_unit_range(self.geometry(item))  # [1 or 3, S, S]
+        return self.normalize(pixels.expand(3, -1, -1))
+
+
+@registry.register_processor("blip2_image_train")
+class Blip2ImageTrainProcessor(BlipImageProcessor):
+    """A random part of the image, resized. No flip: it would swap left and right, which reports name.
+
+    Draws from torch's global random generator.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 224,
+        mean: Sequence[float] = IMAGE_MEAN,
+        std: Sequence[float] = IMAGE_STD,
+        min_scale: float = 0.5,
+        max_scale: float = 1.0,
+    ) -> None:
+        """
+        Args:
+            image_size: side S of the result, pixels.
+            mean: see `BlipImageProcessor`.
+            std: see `BlipImageProcessor`.
+            min_scale: smallest part of the image's area that is kept.
+            max_scale: largest part.
+        """
+        _require_size(image_size)
+        if not 0 < min_scale <= max_scale <= 1:
+            raise ConfigError(f"0 < min_scale <= max_scale <= 1 was expected; got min_scale={min_scale}, max_scale={max_scale}.")
+        crop = v2.RandomResizedCrop(image_size, scale=(min_scale, max_scale), interpolation=v2.InterpolationMode.BICUBIC)
+        super().__init__(geometry=crop, mean=mean, std=std)
+
+
+@registry.register_processor("blip2_image_eval")
+class Blip2ImageEvalProcessor(BlipImageProcessor):
+    """The whole image, resized to a square; the aspect ratio is not kept, as in the original."""
+
+    def __init__(self, *, image_size: int = 224, mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD) -> None:
+        """
+        Args:
+            image_size: side S of the result, pixels.
+            mean: see `BlipImageProcessor`.
+            std: see `BlipImageProcessor`.
+        """
+        _require_size(image_size)
+        resize = v2.Resize((image_size, image_size), interpolation=v2.InterpolationMode.BICUBIC)
+        super().__init__(geometry=resize, mean=mean, std=std)
+
+
+@registry.register_processor("blip_caption")
+class BlipCaptionProcessor(BaseProcessor):
+    """BLIP's caption: lower case, without `. ! " ( ) * # : ; ~`, at most `max_words` words, after a prompt.
+
+    Reports lose their sentences by it; `report_text` keeps them.
+    """
+
+    def __init__(self, *, prompt: str = "", max_words: int = 50) -> None:
+        """
+        Args:
+            prompt: put before the caption as it is.
+            max_words: words kept, at least 1.
+        """
+        if max_words < 1:
+            raise ConfigError(f"max_words of blip_caption must be at least 1, not {max_words}.")
+        self.prompt = prompt
+        self.max_words = max_words
+
+    def __call__(self, item: str) -> str:
+        """Return the prompt and the processed caption."""
+        text = re.sub(r'[.!"()*#:;~]', " ", item.lower())
+        text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
+        return self.prompt + " ".join(text.split(" ")[: self.max_words])
+
+
+@registry.register_processor("report_text")
+class ReportTextProcessor(BaseProcessor):
+    """A report as it was written, case and punctuation kept; runs of white space become one space."""
+
+    def __init__(self, *, max_words: int = 0) -> None:
+        """
+        Args:
+            max_words: words kept; 0 keeps all.
+        """
+        if max_words < 0:
+            raise ConfigError(f"max_words of report_text must be 0 (all) or more, not {max_words}.")
+        self.max_words = max_words
+
+    def __call__(self, item: str) -> str:
+        """Return the text on one line."""
+        words = item.split()
+        return " ".join(words[: self.max_words] if self.max_words else words)
+
+
+def _require_size(image_size: int) -> None:
+    if image_size < 1:
+        raise ConfigError(f"image_size must be at least 1 pixel, not {image_size}.")

@@ -1,0 +1,87 @@
+"""What a run leaves for its reader: lines of log.txt, TensorBoard events, the loss curve."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from xraygpt.common.dist_utils import is_main_process, main_process
+from xraygpt.common.errors import ConfigError
+from xraygpt.common.files import atomic_path
+from xraygpt.common.logger import RunLog, max_memory_mib
+
+logger = logging.getLogger(__name__)
+
+
+class RunReport:
+    """Writes the records of a run, on rank 0.
+
+    A line of the training loop:  {"step", "epoch", "lr", "loss", "grad_norm", "data_time", "images_per_s", "tokens_per_s", …}
+    A line at an epoch's end:     {"step", "epoch", "train_lr", "train_loss", "val_loss", …}
+    """
+
+    def __init__(self, log: RunLog, output_dir: Path, *, tensorboard: bool) -> None:
+        self.log, self.output_dir = log, output_dir
+        self.events = _summary_writer(output_dir) if tensorboard and is_main_process() else None
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Count images and tokens a second from here."""
+        self._since, self._images, self._tokens = time.perf_counter(), 0, 0
+
+    def count(self, *, images: int, tokens: int) -> None:
+        """Add an update's images and supervised tokens, of all ranks."""
+        self._images += images
+        self._tokens += tokens
+
+    def log_step(self, *, step: int, epoch: int, **values: float) -> None:
+        """Write a line of the training loop; speeds are averages since the last one."""
+        seconds = max(time.perf_counter() - self._since, 1e-9)
+        memory = max_memory_mib()
+        record: dict[str, Any] = {"step": step, "epoch": epoch, **values}
+        record |= {"images_per_s": round(self._images / seconds, 3), "tokens_per_s": round(self._tokens / seconds, 1)}
+        if memory is not None:
+            record["max_mem_mib"] = round(memory)
+        self.log.write(record)
+        self._send(step, {name: value for name, value in record.items() if name not in ("step", "epoch")}, prefix="train/")
+        self.start_clock()
+
+    def log_epoch(self, *, step: int, epoch: int, **values: float) -> None:
+        """Write a line at an epoch's end."""
+        self.log.write({"step": step, "epoch": epoch, **values})
+        self._send(step, values, prefix="epoch/")
+
+    def _send(self, step: int, values: dict[str, float], *, prefix: str) -> None:
+        if self.events is not None:
+            for name, value in values.items():
+                self.events.add_scalar(prefix + name, value, step)
+            self.events.flush()
+
+    @main_process
+    def plot_losses(self) -> None:
+        """Draw the training loss over steps, and the validation loss over epochs, to loss.png."""
+        records = self.log.read()
+        steps = [(record["step"], record["loss"]) for record in records if "loss" in record and "step" in record]
+        valid = [(record["step"], record["val_loss"]) for record in records if "val_loss" in record]
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.subplots()
+        if steps:
+            axes.plot(*zip(*steps, strict=True), label="train", linewidth=1)
+        if valid:
+            axes.plot(*zip(*valid, strict=True), "o-", label="val")
+        axes.set(xlabel="step", ylabel="loss (nats a token)", title=self.output_dir.name)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        with atomic_path(self.output_dir / "loss.png") as temporary:
+            figure.savefig(temporary, dpi=120, format="png")
+        logger.info("The loss curve is in %s", self.output_dir / "loss.png")
+
+
+def _summary_writer(output_dir: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError("run.tensorboard needs the package tensorboard: pip install 'xraygpt[tensorboard]'.") from error
+    return SummaryWriter(str(output_dir / "tensorboard"))
