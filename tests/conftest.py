@@ -6,6 +6,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+pytest_plugins = ["tests.fixtures"]
+
 REPO_ROOT = Path(__file__).resolve().parent.parent
 
 # Set before any test imports torch or transformers; subprocesses inherit them.

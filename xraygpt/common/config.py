@@ -52,8 +52,11 @@ class Config:
     def __init__(self, args: argparse.Namespace, *, needs: Iterable[str] = SECTIONS) -> None:
         self.cfg_path = str(args.cfg_path)
         given = OmegaConf.merge(load_yaml(self.cfg_path), parse_options(getattr(args, "options", None) or []))
-        for module in [*getattr(args, "imports", []), *(OmegaConf.select(given, "run.imports") or [])]:
+        modules = dict.fromkeys([*(OmegaConf.select(given, "run.imports") or []), *getattr(args, "imports", [])])
+        for module in modules:
             _import_user_module(module)
+        if modules:
+            OmegaConf.update(given, "run.imports", list(modules), force_add=True)
         self.config = self._build(given, set(needs))
         registry.register("configuration", self)
 

@@ -120,7 +120,7 @@ def _adopt_slurm_variables() -> None:
 
 
 def resolve_device(name: str) -> torch.device:
-    """ "auto" → this rank's CUDA device if there is one, else the CPU; "cuda" → this rank's CUDA device.
+    """Turn "auto" into this rank's CUDA device if there is one, else the CPU, and "cuda" into this rank's CUDA device.
 
     Raises:
         ConfigError: CUDA is asked for by name and not there, or the name is unknown.

@@ -168,6 +168,10 @@ class RunLog:
             with open(self.path, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps(record) + "\n")
 
+    def clear(self) -> None:
+        """Begin anew."""
+        self.path.unlink(missing_ok=True)
+
     def read(self) -> list[dict[str, Any]]:
         """Every record; a last line that a crash cut short is left out."""
         if not self.path.exists():

@@ -44,11 +44,11 @@ class RunConfig:
     """Python modules that register your own classes, imported first."""
 
     # What is done
-    max_epoch: int = MISSING
+    max_epoch: int = 1
     """Number of epochs."""
     iters_per_epoch: int | None = None
     """Iterations in an epoch; none: one pass over the training data."""
-    batch_size_train: int = MISSING
+    batch_size_train: int = 1
     """Samples an iteration and rank."""
     batch_size_eval: int = 8
     """Samples a batch in evaluation, each rank."""
@@ -64,7 +64,7 @@ class RunConfig:
     """Only evaluate `test_splits`, do not train."""
 
     # Optimisation
-    init_lr: float = MISSING
+    init_lr: float = 1e-4
     """Peak learning rate."""
     min_lr: float = 0.0
     """Learning rate at the end of the schedule."""

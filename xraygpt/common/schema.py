@@ -46,15 +46,24 @@ def _fill(section: DictConfig, schema: type, given: Mapping[str, Any], where: st
             continue
         elif dataclasses.is_dataclass(fields[key].type):
             if isinstance(value, Mapping):
+                if OmegaConf.is_missing(section, key):
+                    section[key] = fields[key].type
                 yield from _fill(section[key], fields[key].type, value, name)
             else:
                 yield f"{name}: expected a block of keys, got {value!r}."
+        elif _PATH in fields[key].metadata and not _is_path(value):
+            yield f"{name}: expected a path, got {value!r}."
         else:
             try:
-                section[key] = value
+                OmegaConf.update(section, key, value, merge=False)  # turns 1 into 1.0 where a float is declared
             except OmegaConfBaseException as error:
                 expected = getattr(fields[key].type, "__name__", str(fields[key].type))
                 yield f"{name}: expected {expected}, got {value!r} ({str(error).splitlines()[0]})."
+
+
+def _is_path(value: Any) -> bool:
+    paths = value if isinstance(value, list) else [value]
+    return value is None or all(isinstance(path, str) for path in paths)
 
 
 def missing_paths(schema: type, section: DictConfig, where: str) -> list[str]:

@@ -1,8 +1,10 @@
 """Prompts, conversations, and the chat about an image.
 
-prompts         the image placeholder, the prompt file, and how user text is kept from posing as either
-conversation    who said what, and the text that a model reads of it
-chat            Chat: image and questions in, answers out
+    prompts         the image placeholder, the prompt file, and how user text is kept from posing as either
+    conversation    who said what, and the text that a model reads of it
+    chat            Chat: image and questions in, answers out
+
+Models import `prompts` alone; nothing here knows how an image file is opened.
 """
 
 from xraygpt.conversation.chat import Chat, ChatModel

@@ -161,7 +161,7 @@ class Chat:
             shorter = conv.without_oldest_turn()
             if shorter is None:
                 raise DataError(
-                    f"The question and its images take {length} tokens, but only {limit} are left for them beside the answer. "
+                    f"The question and its images take {length} tokens, but {max(limit, 0)} are left for them beside the answer. "
                     "Ask a shorter question, or allow fewer new tokens."
                 )
             conv, dropped = shorter, dropped + 1

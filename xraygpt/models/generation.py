@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,15 @@ def generate_texts(
         streamer: a transformers streamer, for one row.
 
     The other arguments are those of transformers' GenerationConfig; `top_p` and `temperature` act when sampling,
-    `length_penalty` with beams.
+    `length_penalty` with beams. `min_new_tokens` holds back the end-of-text token, not `end_sym`.
     """
+    # Not through GenerationConfig: with embeddings, transformers skips as many new tokens there as a row has padding.
+    penalty = [RepetitionPenaltyLogitsProcessor(repetition_penalty)] if repetition_penalty != 1.0 else []
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         min_new_tokens=min_new_tokens,
         num_beams=num_beams,
         do_sample=do_sample,
-        repetition_penalty=repetition_penalty,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -65,6 +66,7 @@ def generate_texts(
         inputs_embeds=inputs_embeds,
         attention_mask=attention_mask.to(inputs_embeds.device),
         generation_config=config,
+        logits_processor=LogitsProcessorList(penalty),
         tokenizer=tokenizer,
         streamer=streamer,
     )

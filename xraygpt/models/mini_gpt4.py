@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from omegaconf import MISSING, OmegaConf
 from torch import Tensor, nn
+from transformers import GenerationConfig
 
 from xraygpt.common.checkpoint import load_checkpoint, model_state
 from xraygpt.common.errors import CheckpointError, DataError
@@ -124,6 +125,8 @@ class MiniGPT4(Blip2Base):
         super().__init__(visual_encoder=visual_encoder, ln_vision=ln_vision, qformer=qformer, query_tokens=query_tokens)
         self.llama_tokenizer = llama_tokenizer
         self.llama_model = llama_model
+        # What a call leaves open is transformers' default, not that of the language model's folder.
+        self.llama_model.generation_config = GenerationConfig()
         self.llama_proj = nn.Linear(query_tokens.shape[-1], llama_model.config.hidden_size)
         self.prompt_list, self.prompt_template = list(prompt_list), prompt_template
         self.max_txt_len, self.end_sym = max_txt_len, end_sym

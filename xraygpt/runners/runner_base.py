@@ -21,7 +21,7 @@ from xraygpt.common.dist_utils import (
     main_process,
     resolve_device,
 )
-from xraygpt.common.errors import ConfigError
+from xraygpt.common.errors import CheckpointError, ConfigError
 from xraygpt.common.files import write_json, write_text
 from xraygpt.common.logger import MetricLogger, RunLog, max_memory_mib
 from xraygpt.common.optims import build_adamw
@@ -89,11 +89,14 @@ class RunnerBase:
         return by_split
 
     def _prepare_output_dir(self) -> Path | None:
-        """Make the run's folder, and return the checkpoint to resume from, if any. A finished or running job is not written over."""
+        """Make the run's folder, and return the checkpoint to resume from, if any.
+
+        A finished or running job is not written over. "auto" starts anew one that was interrupted before its first checkpoint.
+        """
         resume = self.run_cfg.resume_ckpt_path
         resume_from = newest_checkpoint(self.output_dir) if resume == "auto" else Path(resume).expanduser() if resume else None
         fresh = resume_from is None or resume_from.absolute().parent != self.output_dir
-        if fresh and not self.run_cfg.evaluate and self.log.path.exists():
+        if fresh and resume != "auto" and not self.run_cfg.evaluate and self.log.path.exists():
             raise ConfigError(
                 f"{self.output_dir} already holds a run. Continue it with run.resume_ckpt_path=auto, choose another run.job_id, "
                 "or move the folder away."
@@ -104,6 +107,7 @@ class RunnerBase:
             if not self.run_cfg.evaluate:
                 write_text(self.output_dir / "config.yaml", self.config.to_yaml())
                 if fresh:
+                    self.log.clear()
                     self.log.write({"config": self.config.to_dict(), "version": __version__, "job_id": self.job_id})
         registry.register_path("output_dir", str(self.output_dir), overwrite=True)
         registry.register_path("result_dir", str(self.output_dir / "result"), overwrite=True)
@@ -121,7 +125,7 @@ class RunnerBase:
         run = self.run_cfg
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise ConfigError("Every part of the model is frozen: there is nothing to train. Unfreeze one (model.freeze_*=False).")
-        self.train_model = DistributedDataParallel(self.model, broadcast_buffers=False) if get_world_size() > 1 else self.model
+        self.train_model = DistributedDataParallel(self.model) if get_world_size() > 1 else self.model
         optimizer = build_adamw(self.model, lr=run.init_lr, weight_decay=run.weight_decay, beta2=run.beta2)
         schedule = registry.get_lr_scheduler_class(run.lr_sched)(
             optimizer,
@@ -257,13 +261,13 @@ class RunnerBase:
     # Checkpoints -----------------------------------------------------------------------------------------------
 
     def _finish_epoch(self, epoch: int, record: dict[str, Any]) -> None:
-        best = self.best["epoch"] == epoch
-        self._save_checkpoint(str(epoch), finished_epoch=epoch, iteration=0)
-        if best:
-            self._save_checkpoint("best", finished_epoch=epoch, iteration=0)
+        """Log, then save: a run that resumes from the epoch's checkpoint finds its line and its checkpoint_best.pth."""
         if self.best["epoch"] >= 0:
             record["best_epoch"] = self.best["epoch"]
         self.report.log_epoch(step=(epoch + 1) * self.iters_per_epoch - 1, epoch=epoch, **record)
+        if self.best["epoch"] == epoch:
+            self._save_checkpoint("best", finished_epoch=epoch, iteration=0)
+        self._save_checkpoint(str(epoch), finished_epoch=epoch, iteration=0)
         barrier()
 
     @main_process
@@ -284,10 +288,16 @@ class RunnerBase:
     def _load_checkpoint(self, path: Path) -> None:
         """Continue exactly where the checkpoint was written: parameters, optimizer, scaler, position, best metric, averages."""
         state = load_checkpoint(path)
+        if absent := {"model", "optimizer", "epoch"} - state.keys():
+            raise CheckpointError(
+                f"{path} is no checkpoint of a run: it has no {', '.join(sorted(absent))}. To start from its weights, give it as model.ckpt."
+            )
         load_trainable_state(self.model, state["model"], path)
         self.updater.load_state_dict(state)
         self.start_epoch, self.start_iter = state["epoch"] + 1, state.get("iteration", 0)
-        self.best, self.meters = state.get("best", self.best), state.get("meters")
+        self.meters = state.get("meters")
+        if path.absolute().parent == self.output_dir:  # the best epoch of another run has no checkpoint in this folder
+            self.best = state["best"]
         step = self.start_epoch * self.iters_per_epoch + self.start_iter
         self.log.rewind(step)
         logger.info("Resumed from %s at epoch %d, iteration %d.", path, self.start_epoch, self.start_iter)

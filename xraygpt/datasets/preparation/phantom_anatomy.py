@@ -49,10 +49,10 @@ class Canvas:
         """A patient of ordinary build, positioned as well as patients usually are."""
         return cls(
             size=size,
-            rotation=rng.normal(0.0, 0.025),
-            zoom=rng.uniform(0.94, 1.05),
-            width=rng.uniform(0.93, 1.08),
-            shift=(rng.normal(0.0, 0.025), rng.normal(0.02, 0.025)),
+            rotation=rng.normal(0.0, 0.018),
+            zoom=rng.uniform(0.95, 1.04),
+            width=rng.uniform(0.95, 1.06),
+            shift=(rng.normal(0.0, 0.018), rng.normal(0.02, 0.018)),
         )
 
     def region(self, outline: np.ndarray | Points, softness: float = 0.01) -> np.ndarray:

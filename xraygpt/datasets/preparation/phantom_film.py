@@ -36,7 +36,7 @@ class Film:
     def __init__(self, *, canvas: Canvas, anatomy: Anatomy, rng: np.random.Generator) -> None:
         self.canvas, self.anatomy, self.rng = canvas, anatomy, rng
         self.lungs = {side: canvas.region(anatomy.lung_outline(side), 0.012) for side in SIDES}
-        self.vessels = canvas.lines([path for side in SIDES for path in vessel_paths(rng, side)], 0.016, 0.008)
+        self.vessels = canvas.lines([path for side in SIDES for path in vessel_paths(rng, side)], 0.016, 0.005)
         self.heart = canvas.region(anatomy.heart_outline(), 0.012)
         self.density = self._soft_tissue() + self._bones()
         self.density += 0.09 * self.vessels
@@ -46,8 +46,8 @@ class Film:
         density = 0.52 * canvas.region(body_outline(), 0.05)
         density += 0.14 * canvas.region([(-0.80, 0.45), (0.80, 0.45), (0.80, 1.4), (-0.80, 1.4)], 0.12)
         density -= 0.36 * (self.lungs["left"] + self.lungs["right"])
-        trunk = curve([(0.09, -1.3), (0.09, -0.60), (0.13, -0.25), (0.14, 0.10), (0.11, 0.60), (0.11, 1.4)])
-        density += 0.16 * canvas.region(np.concatenate([trunk, trunk[::-1] * (-1.0, 1.0)]), 0.02)
+        trunk = curve([(0.10, -0.62), (0.11, -0.45), (0.13, -0.25), (0.14, 0.10), (0.11, 0.60), (0.11, 1.4)])
+        density += 0.16 * canvas.region(np.concatenate([trunk, trunk[::-1] * (-1.0, 1.0)]), 0.03)
         density += 0.12 * canvas.disc((0.11, -0.34), anatomy.knob, 0.015)
         lungs = np.minimum(1.0, self.lungs["left"] + self.lungs["right"])
         density += self.heart * (0.06 + 0.22 * lungs)
@@ -58,7 +58,7 @@ class Film:
             [(0.01, -0.27), (-0.08, -0.17), (-0.18, -0.10)],
             [(0.01, -0.27), (0.09, -0.17), (0.20, -0.12)],
         )
-        density -= 0.10 * canvas.lines([trachea, right_bronchus, left_bronchus], 0.06, 0.015)
+        density -= 0.18 * canvas.lines([trachea, right_bronchus, left_bronchus], 0.06, 0.015)
         stomach = (0.34, anatomy.base("left") - 0.06)
         return density - 0.16 * canvas.disc(stomach, (0.13, 0.05), 0.025)
 
@@ -116,7 +116,7 @@ def _draw_consolidation(film: Film, finding: PhantomFinding) -> None:
     radii = film.rng.uniform(0.14, 0.23, 9)
     lobules = np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1) + centre
     patches = 1.0 + 0.25 * _grain(film.rng, film.canvas.size, cells=24)
-    film.density += 0.30 * film.canvas.region(curve([tuple(p) for p in lobules], closed=True), 0.035) * patches * film.lungs[finding.side]
+    film.density += 0.34 * film.canvas.region(curve([tuple(p) for p in lobules], closed=True), 0.035) * patches * film.lungs[finding.side]
 
 
 def _draw_edema(film: Film, finding: PhantomFinding) -> None:
@@ -134,7 +134,7 @@ def _draw_edema(film: Film, finding: PhantomFinding) -> None:
 
 def _draw_nodule(film: Film, finding: PhantomFinding) -> None:
     """A small, round, sharply outlined opacity."""
-    film.density += 0.36 * film.canvas.disc(film.spot(finding), film.rng.uniform(0.05, 0.07), 0.008)
+    film.density += 0.42 * film.canvas.disc(film.spot(finding), film.rng.uniform(0.06, 0.08), 0.008)
 
 
 def _draw_pacemaker(film: Film, finding: PhantomFinding) -> None:
@@ -150,7 +150,7 @@ def _draw_pacemaker(film: Film, finding: PhantomFinding) -> None:
 def _draw_tube(film: Film, finding: PhantomFinding) -> None:
     """An endotracheal tube: a dense line down the trachea that ends above the carina."""
     tip = film.rng.uniform(-0.44, -0.36)
-    film.density += 0.34 * film.canvas.lines([[(0.01, -1.2), (0.01, -0.7), (0.0, tip)]], 0.035, 0.004)
+    film.density += 0.50 * film.canvas.lines([[(0.01, -1.2), (0.01, -0.7), (0.0, tip)]], 0.045, 0.004)
 
 
 _DRAW: dict[str, Callable[[Film, PhantomFinding], None]] = {
@@ -191,7 +191,7 @@ def _draw_left_marker(film: Film) -> None:
 
 def _expose(density: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     size = density.shape[0]
-    noise = 0.012 * _grain(rng, size, cells=size // 2) + 0.012 * rng.standard_normal(density.shape, dtype=np.float32)
+    noise = 0.010 * _grain(rng, size, cells=size // 2) + 0.010 * rng.standard_normal(density.shape, dtype=np.float32)
     shading = 0.02 * _grain(rng, size, cells=4)
     brightness, contrast = rng.uniform(-0.03, 0.03), rng.uniform(0.92, 1.08)
     # A film saturates at both ends, here as a logistic curve about middle grey.

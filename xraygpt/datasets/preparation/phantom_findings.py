@@ -54,7 +54,7 @@ FINDING_KINDS: dict[str, FindingKind] = {
 }
 
 _NORMAL_SHARE = 0.22
-_NUM_FINDINGS_SHARES = (0.40, 0.38, 0.22)  # of the other studies: one, two, three findings
+_NUM_FINDINGS_SHARES = (0.30, 0.40, 0.30)  # of the other studies: one, two, three findings
 _LUNG_OPACITIES = {"consolidation", "nodule", "edema"}
 
 

@@ -1,0 +1,191 @@
+"""A training on the CPU from beginning to end: what it does, and what it leaves behind."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import train
+from tests.e2e.tiny_run import arguments, read_log, run_training, trace, weights
+from xraygpt.common.config import Config
+from xraygpt.common.errors import ConfigError
+from xraygpt.common.registry import registry
+
+ONE_STEP = ("run.max_epoch=1", "run.iters_per_epoch=1", "run.valid_splits=[]", "run.test_splits=[]")
+
+
+def test_files_of_a_run(finished_run: Path) -> None:
+    names = {path.relative_to(finished_run).as_posix() for path in finished_run.rglob("*") if path.is_file()}
+    checkpoints = {"checkpoint_0.pth", "checkpoint_1.pth", "checkpoint_best.pth"}
+    assert names == checkpoints | {"config.yaml", "log.txt", "loss.png", "summary.json", "result/test_best.json"}
+
+
+def test_the_loss_falls(finished_run: Path) -> None:
+    losses = [loss for _, _, _, loss, _ in trace(finished_run)]
+    assert len(losses) == 20
+    assert sum(losses[-3:]) / 3 < losses[0] - 0.3
+
+
+def test_log_has_one_json_object_a_line_with_full_numbers(finished_run: Path) -> None:
+    config, *records = read_log(finished_run)
+    assert config["config"]["run"]["max_epoch"] == 2
+    steps = [record for record in records if "grad_norm" in record]
+    assert [record["step"] for record in steps] == list(range(20))
+    assert all(isinstance(value, (int, float)) and math.isfinite(value) for record in records for value in record.values())
+    assert all(record["data_time"] > 0 and record["images_per_s"] > 0 and record["tokens_per_s"] > 0 for record in steps)
+
+
+def test_an_epochs_line_has_the_averages(finished_run: Path) -> None:
+    epochs = [record for record in read_log(finished_run) if "train_loss" in record]
+    steps = trace(finished_run)
+    for epoch, record in enumerate(epochs):
+        of_epoch = [step for step in steps if step[1] == epoch]
+        assert record["train_loss"] == pytest.approx(sum(step[3] for step in of_epoch) / 10, rel=1e-12)
+        assert record["train_lr"] == pytest.approx(sum(step[2] for step in of_epoch) / 10, rel=1e-12)
+        assert record["val_agg_metrics"] == -record["val_loss"]
+    assert len(epochs) == 2
+
+
+def test_checkpoint_has_the_familys_keys_and_plain_values(finished_run: Path) -> None:
+    checkpoint = torch.load(finished_run / "checkpoint_1.pth", weights_only=True)
+    assert {"model", "optimizer", "config", "scaler", "epoch"} <= checkpoint.keys()
+    assert checkpoint["epoch"] == 1
+    assert checkpoint["config"]["model"]["arch"] == "mini_gpt4"
+
+
+def test_summary_tells_the_best_epoch_and_the_test(finished_run: Path) -> None:
+    summary = json.loads((finished_run / "summary.json").read_text())
+    val_losses = [record["val_loss"] for record in read_log(finished_run) if "val_loss" in record]
+    assert summary["best"] == {"agg_metrics": -min(val_losses), "epoch": val_losses.index(min(val_losses))}
+    assert summary["test"]["test"] == json.loads((finished_run / "result" / "test_best.json").read_text())
+
+
+def test_the_loss_curve_is_an_image(finished_run: Path) -> None:
+    assert (finished_run / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_written_config_repeats_the_run(finished_run: Path) -> None:
+    short = run_training(finished_run / "config.yaml", "run.job_id=again", "run.test_splits=[]")
+    assert trace(short) == trace(finished_run)
+
+
+def test_a_frozen_model_trains_the_projection_alone(cfg_path: Path) -> None:
+    frozen = [f"model.freeze_{part}=true" for part in ("vit", "qformer", "llm")]
+    folder = run_training(cfg_path, *ONE_STEP, *frozen)
+    checkpoint = torch.load(folder / "checkpoint_0.pth", weights_only=True)
+    assert checkpoint["model"].keys() == {"llama_proj.weight", "llama_proj.bias"}
+    assert len(checkpoint["optimizer"]["state"]) == 2
+
+
+def test_everything_frozen_is_refused(cfg_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing to train"):
+        run_training(cfg_path, *(f"model.freeze_{part}=true" for part in ("vit", "qformer", "llm", "proj")))
+
+
+def test_two_runs_in_one_process(cfg_path: Path) -> None:
+    first = run_training(cfg_path, *ONE_STEP, "run.job_id=first")
+    second = run_training(cfg_path, *ONE_STEP, "run.job_id=second")
+    assert trace(first) == trace(second)
+    assert registry.get_path("output_dir") == str(second)
+
+
+def test_a_run_is_not_written_over(cfg_path: Path) -> None:
+    folder = run_training(cfg_path, *ONE_STEP)
+    before = (folder / "log.txt").read_bytes()
+    with pytest.raises(ConfigError, match="already holds a run"):
+        run_training(cfg_path, *ONE_STEP)
+    assert (folder / "log.txt").read_bytes() == before
+
+
+def test_another_seed_is_another_run(finished_run: Path, cfg_path: Path) -> None:
+    folder = run_training(cfg_path, *ONE_STEP, "run.seed=43")
+    assert trace(folder)[0][3] != trace(finished_run)[0][3]
+
+
+def test_nothing_is_written_inside_the_package(cfg_path: Path, repo_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot() -> dict[Path, Any]:
+        files = (path for path in (repo_root / "xraygpt").rglob("*") if "__pycache__" not in path.parts)
+        return {path: path.stat().st_mtime_ns for path in files if path.is_file()}
+
+    elsewhere = cfg_path.parent / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    before = snapshot()
+    run_training(cfg_path, "run.max_epoch=1", "run.iters_per_epoch=2", "run.tensorboard=true", "run.output_dir=runs")
+    assert snapshot() == before
+    assert [path.name for path in elsewhere.iterdir()] == ["runs"]
+    assert list((elsewhere / "runs" / "run" / "tensorboard").iterdir())
+
+
+def test_several_datasets_in_one_run(cfg_path: Path) -> None:
+    processors = OmegaConf.load(cfg_path).datasets.mimic.vis_processor
+    both = OmegaConf.merge(OmegaConf.load(cfg_path), {"datasets": {"openi": {"vis_processor": processors, "sample_ratio": 1}}})
+    both.datasets.openi.storage = both.datasets.mimic.storage
+    OmegaConf.save(both, cfg_path)
+    assert len(trace(run_training(cfg_path, "run.max_epoch=1", "run.iters_per_epoch=3"))) == 3
+
+
+# Evaluation ------------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_alone_gives_the_numbers_of_the_run(finished_run: Path) -> None:
+    options = ["run.evaluate=true", "run.job_id=evaluated", f"model.ckpt={finished_run}/checkpoint_best.pth"]
+    folder = run_training(finished_run / "config.yaml", *options)
+    assert sorted(path.name for path in folder.rglob("*.*")) == ["test_evaluate.json"]
+    expected = json.loads((finished_run / "result" / "test_best.json").read_text())
+    assert json.loads((folder / "result" / "test_evaluate.json").read_text()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_report_generation_writes_one_report_an_image(finished_run: Path) -> None:
+    options = ["run.evaluate=true", "run.job_id=written", f"model.ckpt={finished_run}/checkpoint_best.pth"]
+    folder = run_training(
+        finished_run / "config.yaml", *options, "run.task=report_generation", "run.generation.max_new_tokens=8"
+    )  # fmt: skip
+    rows = [json.loads(line) for line in (folder / "result" / "test_evaluate.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == [f"film-{i}" for i in range(27, 31)]
+    assert all(row["reference"].startswith("There is") and isinstance(row["report"], str) for row in rows)
+    scores = json.loads((folder / "result" / "test_evaluate.json").read_text())
+    assert {"agg_metrics", "distinct_ratio"} <= scores.keys()
+
+
+# The command line ------------------------------------------------------------------------------------------------
+
+
+def test_check_prints_the_configuration_and_the_counts(cfg_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train.check(Config(arguments(cfg_path, "model.freeze_vit=true")))
+    shown = capsys.readouterr().out
+    rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.split() and not line.startswith(" ")}
+    assert rows["arch:" if "arch:" in rows else "model:"] is not None
+    assert rows["visual_encoder"][1] == "0"
+    assert rows["llama_proj"] == ["1,056", "1,056"]
+    assert rows["all"][0] != rows["all"][1]
+    assert not (cfg_path.parent / "output").exists()
+
+
+def test_the_command_ends_with_one_message_for_what_the_user_can_mend(cfg_path: Path, repo_root: Path) -> None:
+    command = [sys.executable, str(repo_root / "train.py"), "--cfg-path", str(cfg_path), "--check", "--options", "run.max_epochs=3"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cfg_path.parent)
+    assert done.returncode == 1
+    assert "run.max_epochs: there is no such key. Did you mean 'max_epoch'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_weights_are_listed_all_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    OmegaConf.save({"model": {"arch": "mini_gpt4", "model_type": "pretrain_vicuna"}, "datasets": {"openi": {}}, "run": {"task": "x"}}, "y.yaml")
+    with pytest.raises(ConfigError) as error:
+        Config(arguments(Path("y.yaml")))
+    keys = ("model.vit_weights", "model.q_former_model", "model.llama_model", "model.prompt_path", "datasets.openi.storage")
+    assert all(f"{key}: " in str(error.value) for key in keys)
+    assert str(tmp_path / "weights" / "eva_vit_g.pth") in str(error.value)
+
+
+def test_weights_hold_every_trained_parameter(finished_run: Path) -> None:
+    parts = {name.split(".")[0] for name in weights(finished_run, "1")}
+    assert parts == {"visual_encoder", "ln_vision", "Qformer", "query_tokens", "llama_proj", "llama_model"}

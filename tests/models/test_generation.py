@@ -1,0 +1,120 @@
+"""Written texts: batches, the end symbol, and the values recorded from the original code."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from xraygpt.conversation import CONV_VISION, Chat
+from xraygpt.models import MiniGPT4
+from xraygpt.models.blip2 import QFormerSize, VitSize, build_qformer, build_vit
+from xraygpt.models.generation import clean
+from xraygpt.models.language_model import load_language_model, load_tokenizer
+from xraygpt.models.weights import load_into
+
+QUESTIONS = ["What?", "Describe this chest X-ray.", "Is there a pleural effusion on the left side?", "Heart?"] * 2
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(8, 3, 28, 28, generator=torch.Generator().manual_seed(1))
+
+
+def prompts() -> list[str]:
+    return [f"###Patient: <Img><ImageHere></Img> {question} ###Doctor: " for question in QUESTIONS]
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 3}, {"repetition_penalty": 1.3}])
+def test_batch_of_eight_writes_what_eight_single_calls_write(tiny_model: Any, images: torch.Tensor, settings: dict[str, Any]) -> None:
+    embeds = tiny_model.encode_img(images)
+    together = tiny_model.generate(prompts(), embeds, max_new_tokens=20, **settings)
+    alone = [tiny_model.generate([p], embeds[i : i + 1], max_new_tokens=20, **settings)[0] for i, p in enumerate(prompts())]
+    assert together == alone
+    assert len({written.text for written in together}) > 4
+
+
+def test_defaults_of_the_language_models_folder_do_not_leak_in(tiny_model: Any, images: torch.Tensor) -> None:
+    embeds = tiny_model.encode_img(images)
+    plain = tiny_model.generate(prompts(), embeds, max_new_tokens=20)
+    parts = {name: getattr(tiny_model, name) for name in ("visual_encoder", "ln_vision", "query_tokens", "llama_tokenizer", "llama_model")}
+    parts["llama_model"].generation_config.update(repetition_penalty=5.0, no_repeat_ngram_size=1, top_k=3)
+    model = MiniGPT4(**parts, qformer=tiny_model.Qformer)
+    assert model.generate(prompts(), embeds, max_new_tokens=20) == plain
+
+
+def test_each_row_stops_at_its_own_end_symbol(tiny_model: Any, images: torch.Tensor) -> None:
+    embeds = tiny_model.encode_img(images)
+    free = tiny_model.generate(prompts(), embeds, max_new_tokens=30, end_sym="")
+    end_sym = next(
+        piece
+        for piece in (tiny_model.llama_tokenizer.decode([token]) for row in free for token in row.token_ids[2:10])
+        if piece.strip() == piece and 0 < sum(piece in row.text for row in free) < len(free)
+    )
+    stopped = tiny_model.generate(prompts(), embeds, max_new_tokens=30, end_sym=end_sym)
+    for before, after in zip(free, stopped, strict=True):
+        assert after.text == clean(before.text, end_sym)
+        assert after.token_ids == before.token_ids[: len(after.token_ids)]
+        assert (len(after.token_ids) < len(before.token_ids)) == (end_sym in before.text)
+
+
+def test_number_of_images_must_be_that_of_the_placeholders(tiny_model: Any, images: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="4 image slots"):
+        tiny_model.generate(prompts()[:1], tiny_model.encode_img(images[:2]))
+
+
+def test_sampling_follows_the_seed(tiny_model: Any, images: torch.Tensor) -> None:
+    embeds = tiny_model.encode_img(images[:1])
+    texts = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        texts.append(tiny_model.generate(prompts()[:1], embeds, max_new_tokens=20, do_sample=True)[0].text)
+    assert texts[0] == texts[1] != texts[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "end_sym", "expected"),
+    [(" A. B ###Patient: x", "###", "A. B"), ("A.\nB", "\n", "A.\nB"), ("###", "###", ""), ("A", "", "A")],
+)
+def test_clean(text: str, end_sym: str, expected: str) -> None:
+    assert clean(text, end_sym) == expected
+
+
+# Against the original code ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reference_model(test_data: Path) -> MiniGPT4:
+    """The model whose outputs were recorded from the original code."""
+    folder = test_data / "reference"
+    qformer, queries = build_qformer(vision_width=128, num_query_token=32, size=QFormerSize(128, 4, 4, 512, 2))
+    model = MiniGPT4(
+        visual_encoder=build_vit(name="eva_clip_g", image_size=224, size=VitSize(14, 128, 4, 4, 4.3637)),
+        ln_vision=nn.LayerNorm(128),
+        qformer=qformer,
+        query_tokens=queries,
+        llama_tokenizer=load_tokenizer(folder / "llama"),
+        llama_model=load_language_model(folder / "llama", from_scratch=True),
+    )
+    load_into(model, torch.load(folder / "state_dict.pt"), str(folder / "state_dict.pt"))
+    return model.eval()
+
+
+@pytest.mark.parametrize(("recorded", "num_beams"), [("ref_stop", 1), ("no_stop_beam3", 3)])
+def test_chat_writes_the_tokens_of_the_original(reference_model: MiniGPT4, test_data: Path, recorded: str, num_beams: int) -> None:
+    turns = json.loads((test_data / "reference" / "generation.json").read_text(encoding="utf-8"))[recorded]
+    image = torch.load(test_data / "reference" / "inputs.pt")["image"][0]
+    chat = Chat(reference_model, vis_processor=lambda image: image)
+    conv, img_list = CONV_VISION.copy(), []
+    chat.upload_img(image, conv, img_list)
+    for turn in turns:
+        chat.ask(turn["question"], conv)
+        read = conv.copy()
+        read.append_message(read.roles[1], None)
+        assert read.get_prompt() == turn["prompt"]
+        assert len(reference_model.prompt_wrap([read.get_parts()])[0]) == turn["prompt_embeds"]
+        _, ids = chat.answer(conv, img_list, max_new_tokens=48, num_beams=num_beams)
+        assert ids == turn["token_ids"]
+        conv.messages[-1][1] = turn["text"]  # decoded as the original did: bytes that are no UTF-8 are one mark there

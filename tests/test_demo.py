@@ -1,0 +1,53 @@
+"""`python demo.py` as a user runs it: questions through a pipe."""
+
+import importlib
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+Demo = Callable[..., int]
+
+
+@pytest.fixture
+def demo(tmp_path: Path, tiny_config: Callable[..., dict[str, Any]], no_default_files: None, monkeypatch: pytest.MonkeyPatch) -> Demo:
+    """Runs demo.py with arguments and typed lines; returns its exit code."""
+    config = tiny_config()
+    config["model"]["model_type"] = "tiny"
+    OmegaConf.save(OmegaConf.create(config), tmp_path / "config.yaml")
+
+    def run(*words: object, typed: str = "") -> int:
+        monkeypatch.setattr(sys, "argv", ["demo.py", "--cfg-path", str(tmp_path / "config.yaml"), *map(str, words)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        return importlib.import_module("demo").main()
+
+    return run
+
+
+def test_piped_questions_are_answered(demo: Demo, tiny_storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = tiny_storage / "image" / "x0.png"
+    assert demo("--cli", "--image", image, "--device", "cpu", typed="What?\nSure?\n") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("For research only")
+    assert f"Image: {image}" in shown
+    assert shown.count("> ") == 3
+    assert all(len(answer) > 3 for answer in shown.split("> ")[1:3])
+
+
+def test_what_the_user_can_mend_is_one_message(demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo("--cli", "--image", "nowhere.png") == 1
+    assert demo("--cli", "--options", "model.ckpt=nowhere.pth") == 1
+    errors = capsys.readouterr().err
+    assert errors.count("error: ") == 2
+    assert "nowhere.png" in errors
+    assert "model.ckpt: nowhere.pth is missing" in errors
+
+
+def test_without_cli_the_usage_says_what_to_add(demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        demo()
+    assert "add --cli" in capsys.readouterr().err

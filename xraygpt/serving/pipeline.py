@@ -1,0 +1,88 @@
+"""Model, image processor and generation settings of a configuration, put together for use."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+from torch import Tensor
+
+import xraygpt.models  # noqa: F401  registers the models that a configuration names
+from xraygpt.common.config import Config
+from xraygpt.common.dist_utils import resolve_device
+from xraygpt.common.errors import ConfigError
+from xraygpt.common.registry import registry, suggest
+from xraygpt.conversation import Chat
+from xraygpt.processors import load_processor, open_image
+
+RESEARCH_NOTICE = "For research only: not a medical device, and nothing written here is medical advice."
+
+
+class ReportPipeline:
+    """Writes reports for images.
+
+    Args:
+        model: has `write_reports` and `report_prompt`, and what `Chat` needs.
+        vis_processor: Pillow image → float32 tensor [3, S, S].
+        prompt: the question that asks for a report; "" takes the model's first training prompt.
+        settings: the fields of `run.generation` but the prompt.
+    """
+
+    def __init__(self, *, model: Any, vis_processor: Callable[[Image.Image], Tensor], prompt: str, settings: dict[str, Any]) -> None:
+        self.model = model.eval()
+        self.vis_processor = vis_processor
+        self.prompt = prompt
+        self.settings = settings
+
+    @classmethod
+    def from_config(cls, cfg: Config) -> "ReportPipeline":
+        """The model on its device, and the evaluation processor of the first dataset.
+
+        Raises:
+            ConfigError: the configuration names no image processor, or one for images of another size than the model's.
+        """
+        vis_processor = _eval_processor(cfg)
+        model_class = registry.get_model_class(cfg.model_cfg.arch)
+        model = model_class.from_config(cfg.model_cfg).place(resolve_device(cfg.run_cfg.device))
+        settings: Any = OmegaConf.to_container(cfg.run_cfg.generation)
+        return cls(model=model, vis_processor=vis_processor, prompt=settings.pop("prompt"), settings=settings)
+
+    @property
+    def full_prompt(self) -> str:
+        """The prompt that asks for a report, as the model reads it."""
+        return self.model.report_prompt(self.prompt)
+
+    def load_image(self, image: Path | str | Image.Image) -> Tensor:
+        """An image, or a file with one → float32 tensor [3, S, S].
+
+        Raises:
+            DataError: the file cannot be used.
+        """
+        return self.vis_processor(image if isinstance(image, Image.Image) else open_image(image))
+
+    def write_reports(self, images: Sequence[Path | str | Image.Image | Tensor]) -> list[str]:
+        """One report for each image, written in one batch; a tensor is what `load_image` returns."""
+        if not images:
+            return []
+        pixels = [image if isinstance(image, Tensor) else self.load_image(image) for image in images]
+        return self.model.write_reports(torch.stack(pixels), prompt=self.prompt, **self.settings)
+
+    def new_chat(self) -> Chat:
+        """A chat with the model, whose images may be files."""
+        return Chat(self.model, self.vis_processor, device=self.model.device, open_image=open_image)
+
+
+def _eval_processor(cfg: Config) -> Any:
+    if not cfg.datasets_cfg:
+        raise ConfigError(f"{cfg.cfg_path}: name a dataset under datasets:, whose vis_processor.eval prepares the images.")
+    name, dataset = next(iter(cfg.datasets_cfg.items()))
+    arguments = dict(dataset.vis_processor.eval)
+    where = f"datasets.{name!s}.vis_processor.eval"
+    if "name" not in arguments:
+        raise ConfigError(f"{where} needs a name.{suggest('', registry.list_processors())}")
+    expected, size = cfg.model_cfg.get("image_size"), arguments.get("image_size")
+    if expected and size and expected != size:
+        raise ConfigError(f"{where}.image_size is {size}, but model.image_size is {expected}: they must be equal.")
+    return load_processor(arguments.pop("name"), arguments)
