@@ -15,7 +15,7 @@ quickstart: $(OUT)/scores/report.html
 	@echo
 	@echo "The scores:          $<"
 	@echo "The reports:         $(OUT)/reports.jsonl"
-	@echo "Talk to the model:   .venv/bin/python demo.py --cfg-path eval_configs/quickstart.yaml"
+	@echo "Talk to the model:   .venv/bin/python demo.py --cfg-path eval_configs/quickstart.yaml --cli --image $$(ls $(PHANTOM)/openi/image/*.png | head -n 1)"
 
 test: .venv/.installed
 	OMP_NUM_THREADS=1 pytest -n 2
@@ -40,7 +40,7 @@ $(PHANTOM)/openi/manifest.json: | .venv/.installed
 	xraygpt phantom --out $(PHANTOM)
 
 $(OUT)/llm/tokenizer.json: $(PHANTOM)/openi/manifest.json
-	xraygpt tokenizer --storage $(PHANTOM)/mimic --out $(OUT)/llm
+	xraygpt tokenizer --storage $(PHANTOM)/mimic --out $(OUT)/llm --overwrite
 
 $(OUT)/stage1/summary.json: train_configs/quickstart_stage1.yaml $(OUT)/llm/tokenizer.json
 	python train.py --cfg-path $<
@@ -49,7 +49,7 @@ $(OUT)/stage2/summary.json: train_configs/quickstart_stage2.yaml $(OUT)/stage1/s
 	python train.py --cfg-path $<
 
 $(OUT)/reports.jsonl: eval_configs/quickstart.yaml $(OUT)/stage2/summary.json
-	xraygpt generate --cfg-path $< --images $(PHANTOM)/openi --split test --out $@
+	xraygpt generate --cfg-path $< --images $(PHANTOM)/openi --split test --batch-size 50 --out $@ --overwrite
 
 $(OUT)/scores/report.html: $(OUT)/reports.jsonl
 	xraygpt score --predictions $< --references $(PHANTOM)/openi --split test --out $(@D)

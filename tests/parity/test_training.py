@@ -92,7 +92,7 @@ def test_accumulated_gradient_is_that_of_one_large_batch(
     together = accumulated(model_to_train, inputs["image"], recorded_answers, [0, 1])
     apart = accumulated(model_to_train, inputs["image"], recorded_answers, [0], [1])
     assert apart.num_tokens == together.num_tokens == 165
-    assert apart.loss == pytest.approx(together.loss, rel=1e-6)
+    assert apart.loss == pytest.approx(together.loss, rel=1e-5)
     assert apart.grad_norm == pytest.approx(together.grad_norm, rel=1e-5)
 
 

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes.add_argument(
         "--initializer-range",
         type=float,
-        default=0.02,
+        default=0.06,
         metavar="STD",
         help="standard deviation of the initial weights (default: %(default)s)",
     )

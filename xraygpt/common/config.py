@@ -51,7 +51,7 @@ class Config:
 
     def __init__(self, args: argparse.Namespace, *, needs: Iterable[str] = SECTIONS) -> None:
         self.cfg_path = str(args.cfg_path)
-        given = OmegaConf.merge(load_yaml(self.cfg_path), parse_options(getattr(args, "options", None) or []))
+        given: Any = OmegaConf.merge(load_yaml(self.cfg_path), parse_options(getattr(args, "options", None) or []))
         modules = dict.fromkeys([*(OmegaConf.select(given, "run.imports") or []), *getattr(args, "imports", [])])
         for module in modules:
             _import_user_module(module)
@@ -61,7 +61,7 @@ class Config:
         registry.register("configuration", self)
 
     def _build(self, given: DictConfig, needs: set[str]) -> DictConfig:
-        problems = [f"{key}: there is no such section.{suggest(str(key), SECTIONS)}" for key in given if key not in SECTIONS]
+        problems = [f"{key!s}: there is no such section.{suggest(str(key), SECTIONS)}" for key in given if key not in SECTIONS]
         sections: dict[str, Any] = {}
         for where, schema_and_defaults in self._schemas(given, problems).items():
             schema, defaults = schema_and_defaults

@@ -91,7 +91,8 @@ class ConstantLRScheduler(LRScheduler):
 
 def build_adamw(model: nn.Module, *, lr: float, weight_decay: float, beta2: float) -> AdamW:
     """AdamW over the trainable parameters in two groups: matrices decay; vectors, biases and norms ("ln", "bn") do not."""
-    decay, no_decay = [], []
+    decay: list[nn.Parameter] = []
+    no_decay: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             plain = parameter.ndim < 2 or "bias" in name or "ln" in name or "bn" in name

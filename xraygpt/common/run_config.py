@@ -17,7 +17,7 @@ class GenerationConfig:
     max_new_tokens: int = 160
     """Longest report, in tokens."""
     min_new_tokens: int = 1
-    """Shortest report, in tokens."""
+    """Shortest report, in tokens: holds back the end-of-text token, not the model's end symbol."""
     num_beams: int = 1
     """1 is greedy search: the same report each time."""
     do_sample: bool = False

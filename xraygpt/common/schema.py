@@ -37,7 +37,7 @@ def check_section(schema: type, given: Mapping[str, Any], where: str) -> tuple[D
 
 
 def _fill(section: DictConfig, schema: type, given: Mapping[str, Any], where: str) -> Iterator[str]:
-    fields = {field.name: field for field in dataclasses.fields(schema)}
+    fields: dict[str, Any] = {field.name: field for field in dataclasses.fields(schema)}
     for key, value in given.items():
         name = f"{where}.{key}"
         if key not in fields:
@@ -70,9 +70,9 @@ def missing_paths(schema: type, section: DictConfig, where: str) -> list[str]:
     """One line for each path field whose file or folder is not there: what, where it was looked for, how to get it."""
     problems = []
     for field in dataclasses.fields(schema):
-        value = None if OmegaConf.is_missing(section, field.name) else section[field.name]
-        if dataclasses.is_dataclass(field.type):
-            problems += missing_paths(field.type, value, f"{where}.{field.name}")
+        value: Any = None if OmegaConf.is_missing(section, field.name) else section[field.name]
+        if dataclasses.is_dataclass(field.type) and value is not None:
+            problems += missing_paths(field.type, value, f"{where}.{field.name}")  # type: ignore[arg-type]
         elif _PATH in field.metadata and value:
             for path in [value] if isinstance(value, str) else value:
                 if not Path(path).expanduser().exists():

@@ -69,7 +69,8 @@ class Updater:
         self.iters_per_epoch, self.accum_grad_iters = iters_per_epoch, accum_grad_iters
         self.max_grad_norm, self.max_nonfinite_steps = max_grad_norm, max_nonfinite_steps
         self.skipped_in_a_row = 0
-        self._loss_sum, self._num_tokens, self._samples = 0.0, 0, []
+        self._loss_sum, self._num_tokens = 0.0, 0
+        self._samples: list[str] = []
 
     def completes_group(self, i: int) -> bool:
         """Whether an update follows iteration i of an epoch."""

@@ -9,12 +9,14 @@ A batch (default collate of the items of `CaptionDataset`), B samples:
     prompt_seed  int64 [B]              decides which of the model's prompts this sample gets
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 
-class Draw(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Draw:
     """One sample of the training order: which dataset, which of its samples, and the seed of its crop and prompt."""
 
     dataset: int

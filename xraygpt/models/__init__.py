@@ -34,10 +34,11 @@ def load_model(
     """
     model_class = registry.get_model_class(name)
     path = model_class.default_config_path(model_type)
-    given = OmegaConf.merge(load_yaml(path).model if path else {}, {"arch": name, "model_type": model_type}, overrides)
+    given: Any = OmegaConf.merge(load_yaml(path).model if path else {}, {"arch": name, "model_type": model_type}, overrides)
     if checkpoint is not None:
         given.ckpt = checkpoint
-    cfg, problems = check_section(model_class.config_schema, OmegaConf.to_container(given, resolve=True), "model")
+    values: Any = OmegaConf.to_container(given, resolve=True)
+    cfg, problems = check_section(model_class.config_schema, values, "model")
     problems += [] if problems else missing_paths(model_class.config_schema, cfg, "model")
     if problems:
         raise ConfigError(f"{name} ({model_type}) cannot be built:\n  " + "\n  ".join(problems))

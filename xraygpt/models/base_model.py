@@ -32,7 +32,7 @@ class BaseModel(nn.Module):
         """The default YAML of a model type; None if the model has no default files."""
         if not cls.PRETRAINED_MODEL_CONFIG_DICT:
             return None
-        if model_type not in cls.PRETRAINED_MODEL_CONFIG_DICT:
+        if model_type is None or model_type not in cls.PRETRAINED_MODEL_CONFIG_DICT:
             came = "is required" if model_type is None else f"{model_type!r} is not one of {cls.__name__}'s"
             raise ConfigError(f"model_type {came}.{suggest(str(model_type), cls.PRETRAINED_MODEL_CONFIG_DICT)}")
         return str(Path(registry.get_path("library_root")) / cls.PRETRAINED_MODEL_CONFIG_DICT[model_type])

@@ -6,6 +6,7 @@
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
@@ -62,7 +63,7 @@ def build_vit(*, name: str, image_size: int, size: VitSize, drop_path_rate: floa
             f"model.vit: embed_dim {size.embed_dim} must be a multiple of num_heads {size.num_heads}, "
             f"and model.image_size {image_size} of patch_size {size.patch_size}."
         )
-    vit = timm.create_model(
+    vit: Any = timm.create_model(
         VIT_MODELS[name],
         pretrained=False,
         img_size=image_size,

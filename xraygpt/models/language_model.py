@@ -3,11 +3,13 @@
 import hashlib
 import json
 import logging
+import pickle
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from xraygpt.common.errors import CheckpointError
@@ -15,6 +17,7 @@ from xraygpt.common.errors import CheckpointError
 logger = logging.getLogger(__name__)
 
 _WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_UNREADABLE = (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError)
 _FINGERPRINT_SIZE = 256
 _FINGERPRINT_TOLERANCE = 0.01
 
@@ -55,7 +58,10 @@ def load_language_model(folder: str | Path, *, from_scratch: bool = False, quant
     folder = Path(folder).expanduser()
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"There is no config.json in {folder.absolute()}: expected a language model folder as transformers saves it.")
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder.absolute() / 'config.json'} cannot be used: {str(error).splitlines()[0]}") from error
     if from_scratch:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     if not any((folder / name).is_file() for name in _WEIGHT_FILES):
@@ -63,13 +69,18 @@ def load_language_model(folder: str | Path, *, from_scratch: bool = False, quant
             f"{folder.absolute()} has a config.json but no weights ({', '.join(_WEIGHT_FILES)}). "
             "Put them there, or set model.llm_from_scratch=True to train a new language model of that size."
         )
-    options: dict[str, Any] = {"dtype": "auto", "local_files_only": True}
+    # Sizes that do not match are let pass there, to be named below.
+    options: dict[str, Any] = {"dtype": "auto", "local_files_only": True, "ignore_mismatched_sizes": True}
     if quantize_8bit:
         options |= _eight_bit_options()
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(folder, config=config, output_loading_info=True, **options)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"The weights in {folder.absolute()} cannot be loaded: {str(error).splitlines()[0]}") from error
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, output_loading_info=True, **options)
+        model, report = loaded
+    except _UNREADABLE as error:
+        raise CheckpointError(
+            f"The weights in {folder.absolute()} cannot be loaded: {str(error).splitlines()[0]} "
+            "The files may be git-LFS pointers or incomplete downloads: compare their sizes with those published."
+        ) from error
     wrong = [key for kind in ("missing_keys", "mismatched_keys") for key in report[kind]]
     if wrong:
         raise CheckpointError(
@@ -91,7 +102,8 @@ def identity_of(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name
     The sample is 256 values at even distances: fine-tuning shifts it, loading in another precision hardly does.
     """
     vocabulary = json.dumps([sorted(tokenizer.get_vocab().items()), tokenizer.bos_token_id, tokenizer.eos_token_id])
-    weight = model.get_input_embeddings().weight.detach().flatten()
+    embedding: Any = model.get_input_embeddings()
+    weight = embedding.weight.detach().flatten()
     sample = weight[:: max(1, weight.numel() // _FINGERPRINT_SIZE)][:_FINGERPRINT_SIZE]
     return {
         "name": name,

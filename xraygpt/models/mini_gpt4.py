@@ -79,7 +79,7 @@ class MiniGPT4Config:
     """Longest target, in tokens, with its end symbol."""
     end_sym: str = "###"
     """Ends every target; generation stops at it."""
-    ckpt: Any = path_field(default="", how_to_get="A checkpoint of an earlier stage, or a published projection (docs/training.md).")
+    ckpt: Any = path_field(default="", how_to_get="A checkpoint of an earlier stage (the quickstart's: make quickstart), or a published projection: docs/training.md.")
     """Checkpoint, or list of checkpoints of which later ones win, with the weights of any parts."""
     allow_other_llm: bool = False
     """Load a checkpoint even if it was trained with another language model."""

@@ -290,7 +290,8 @@ class RunnerBase:
         state = load_checkpoint(path)
         if absent := {"model", "optimizer", "epoch"} - state.keys():
             raise CheckpointError(
-                f"{path} is no checkpoint of a run: it has no {', '.join(sorted(absent))}. To start from its weights, give it as model.ckpt."
+                f"{path} is no checkpoint of a run: it has no {', '.join(sorted(absent))}. "
+                "To start from its weights, give it as model.ckpt."
             )
         load_trainable_state(self.model, state["model"], path)
         self.updater.load_state_dict(state)

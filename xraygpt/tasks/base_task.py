@@ -42,8 +42,9 @@ class BaseTask:
             raise ConfigError(
                 f"{cfg.cfg_path}: at least one dataset is needed under datasets:. Known: {', '.join(registry.list_datasets())}."
             )
-        datasets = {}
-        for name, dataset_config in cfg.datasets_cfg.items():
+        datasets: dict[str, dict[str, Any]] = {}
+        for key, dataset_config in cfg.datasets_cfg.items():
+            name = str(key)
             builder: BaseDatasetBuilder = registry.get_builder_class(name)(dataset_config)
             datasets[name] = builder.build_datasets()
             sizes = ", ".join(f"{split} {len(dataset)}" for split, dataset in datasets[name].items())

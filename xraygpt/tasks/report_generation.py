@@ -10,7 +10,6 @@ from xraygpt.common.dist_utils import is_main_process
 from xraygpt.common.files import write_json_lines
 from xraygpt.common.registry import registry
 from xraygpt.evaluation.scorecard import score_findings, true_findings
-from xraygpt.models import BaseModel
 from xraygpt.tasks.base_task import BaseTask
 
 
@@ -24,7 +23,7 @@ class ReportGenerationTask(BaseTask):
 
     def __init__(self, cfg: Config) -> None:
         super().__init__(cfg)
-        generation = OmegaConf.to_container(cfg.run_cfg.generation)
+        generation: Any = OmegaConf.to_container(cfg.run_cfg.generation)
         self.question = generation.pop("prompt")
         self.settings = generation
         self.annotations: dict[str, dict[str, Any]] = {}
@@ -38,7 +37,7 @@ class ReportGenerationTask(BaseTask):
                 self.annotations |= {ann["image_id"]: ann for ann in splits[split].annotation}
         return datasets
 
-    def valid_step(self, model: BaseModel, samples: dict[str, Any]) -> list[dict[str, Any]]:
+    def valid_step(self, model: Any, samples: dict[str, Any]) -> list[dict[str, Any]]:
         """One written report a sample, beside its reference."""
         reports = model.write_reports(samples["image"], prompt=self.question, **self.settings)
         rows = zip(samples["sample_id"], reports, samples["caption"], strict=True)

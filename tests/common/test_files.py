@@ -1,0 +1,49 @@
+"""A file is there whole, or as it was before."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from xraygpt.common.files import atomic_path, sha256_file, write_json, write_json_lines, write_text
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "report.txt"
+    write_text(path, "old")
+
+    def fail() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "report.txt"
+    with atomic_path(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists() and temporary.parent == path.parent
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_json_keeps_letters_and_order(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": "Ödem", "a": 1})
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert text.endswith("}\n") and "Ödem" in text and text.index("b") < text.index('"a"')
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    rows = [{"id": "a", "report": "line\nbreak"}, {"id": "b"}]
+    write_json_lines(tmp_path / "a.jsonl", rows)
+    assert [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()] == rows
+
+
+def test_sha256(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
