@@ -5,10 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
 
-from xraygpt.common.config import SECTIONS, Config, parse_options
+from xraygpt.common.config import SECTIONS, Config, load_yaml, parse_options
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.registry import registry
+from xraygpt.models import MiniGPT4, MiniGPT4Config
 from xraygpt.runners import RunnerBase
 
 GOOD = """
@@ -41,13 +43,19 @@ def problems_of(load: LoadConfig, text: str, *options: str) -> list[str]:
     return str(error.value).splitlines()[1:]
 
 
+def default_of(model_type: str) -> DictConfig:
+    """The `model:` block of a default file."""
+    return load_yaml(MiniGPT4.default_config_path(model_type) or "").model
+
+
 # What is filled in -----------------------------------------------------------------------------------------------
 
 
 def test_options_over_yaml_over_defaults(load: LoadConfig) -> None:
-    cfg = load(GOOD, "run.max_epoch=5", "model.image_size=64")
+    cfg = load(GOOD, "run.max_epoch=5", "model.image_size=77")
     assert (cfg.run_cfg.max_epoch, cfg.run_cfg.log_freq) == (5, 50)  # option; the schema's default
-    assert (cfg.model_cfg.image_size, cfg.model_cfg.num_query_token) == (64, 16)  # option; the model type's default file
+    assert cfg.model_cfg.image_size == 77  # option over the model type's default file
+    assert cfg.model_cfg.num_query_token == default_of("quickstart").num_query_token != MiniGPT4Config().num_query_token
     assert cfg.datasets_cfg.mimic.storage == "data"  # YAML over the dataset's default file
     assert cfg.datasets_cfg.mimic.vis_processor.train.name == "blip2_image_train"
     assert registry.get("configuration") is cfg
@@ -66,9 +74,9 @@ def test_both_forms_of_options(load: LoadConfig) -> None:
 
 def test_options_choose_the_default_files(load: LoadConfig) -> None:
     phantom = load(GOOD, "datasets.mimic.type=phantom")
-    assert phantom.datasets_cfg.mimic.vis_processor.train.image_size == 128
+    assert phantom.datasets_cfg.mimic.vis_processor.train.min_scale == 0.9
     vicuna = load(GOOD, "model.model_type=pretrain_vicuna", "model.vit_weights=llm", "model.q_former_model=llm")
-    assert (vicuna.model_cfg.image_size, vicuna.model_cfg.freeze_llm, vicuna.model_cfg.num_query_token) == (224, True, 32)
+    assert vicuna.model_cfg.image_size == default_of("pretrain_vicuna").image_size != load().model_cfg.image_size
 
 
 def test_options_choose_the_architecture(load: LoadConfig) -> None:

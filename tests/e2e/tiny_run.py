@@ -3,6 +3,8 @@
 import argparse
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +80,21 @@ def arguments(cfg_path: Path, *options: str, imports: tuple[str, ...] = ()) -> a
     return argparse.Namespace(cfg_path=str(cfg_path), options=list(options), imports=list(imports))
 
 
-def run_training(cfg_path: Path, *options: str, imports: tuple[str, ...] = ()) -> Path:
-    """Train in this process and return the run's folder. The logging of the tests stays as it was."""
+@contextmanager
+def kept_logging() -> Iterator[None]:
+    """Leave the logging of the tests as it was, whatever the block sets up."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
-        train.train(arguments(cfg_path, *options, imports=imports))
+        yield
     finally:
         root.handlers[:], root.level = handlers, level
+
+
+def run_training(cfg_path: Path, *options: str, imports: tuple[str, ...] = ()) -> Path:
+    """Train in this process and return the run's folder."""
+    with kept_logging():
+        train.train(arguments(cfg_path, *options, imports=imports))
     merged = OmegaConf.merge(OmegaConf.load(cfg_path), OmegaConf.from_dotlist(list(options)))
     return Path(merged.run.output_dir) / merged.run.job_id
 

@@ -74,7 +74,9 @@ def training_captions(storage: Path) -> list[str]:
 
 
 def training_texts(captions: Iterable[str], prompts: Path) -> list[str]:
-    """What a model is trained on: each caption with its end symbol, and each prompt in its template."""
+    """What a model is trained on: each caption with its end symbol, and as many prompts, so that both get short token rows."""
     if not prompts.is_file():
         raise DataError(f"There is no prompt file {prompts} (looked for {prompts.absolute()}). Name one with --prompts.")
-    return [caption + MiniGPT4Config.end_sym for caption in captions] + load_prompts(prompts, MiniGPT4Config.prompt_template)
+    texts = [caption + MiniGPT4Config.end_sym for caption in captions]
+    templated = load_prompts(prompts, MiniGPT4Config.prompt_template)
+    return texts + templated * max(1, len(texts) // len(templated))

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from xraygpt.common.errors import CheckpointError
+from xraygpt.common.errors import CheckpointError, first_line
 from xraygpt.common.files import atomic_path
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) cannot be read: {str(error).splitlines()[0]} "
+            f"{path} ({path.stat().st_size} bytes) cannot be read: {first_line(error)} "
             "It is damaged, or holds more than tensors and plain values, which is refused because it could run code."
         ) from error
     if not isinstance(loaded, dict):

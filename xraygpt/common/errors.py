@@ -27,3 +27,8 @@ class CheckpointError(XrayGPTError):
 
 class TrainingError(XrayGPTError):
     """A run cannot go on: non-finite losses, no supervised token, or a failed rank."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message; the name of the error if it has no message."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

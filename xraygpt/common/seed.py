@@ -12,7 +12,7 @@ def stateless_seed(*numbers: int) -> int:
     >>> stateless_seed(42, 7) == stateless_seed(42, 7) != stateless_seed(42, 8)
     True
     """
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(np.random.SeedSequence((*numbers, len(numbers))).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def seed_everything(*numbers: int) -> None:

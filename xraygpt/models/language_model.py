@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from xraygpt.common.errors import CheckpointError
+from xraygpt.common.errors import CheckpointError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, ImportError) as error:
-        raise CheckpointError(f"{folder} holds no tokenizer that can be read: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{folder} holds no tokenizer that can be read: {first_line(error)}") from error
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
         raise CheckpointError(f"The tokenizer in {folder} names no begin-of-text or no end-of-text token; both are needed.")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
@@ -61,7 +61,7 @@ def load_language_model(folder: str | Path, *, from_scratch: bool = False, quant
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder.absolute() / 'config.json'} cannot be used: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{folder.absolute() / 'config.json'} cannot be used: {first_line(error)}") from error
     if from_scratch:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     if not any((folder / name).is_file() for name in _WEIGHT_FILES):
@@ -78,8 +78,8 @@ def load_language_model(folder: str | Path, *, from_scratch: bool = False, quant
         model, report = loaded
     except _UNREADABLE as error:
         raise CheckpointError(
-            f"The weights in {folder.absolute()} cannot be loaded: {str(error).splitlines()[0]} "
-            "The files may be git-LFS pointers or incomplete downloads: compare their sizes with those published."
+            f"The weights in {folder.absolute()} cannot be loaded. They may be git-LFS pointers or incomplete downloads: "
+            f"compare their sizes with those published. ({first_line(error)})"
         ) from error
     wrong = [key for kind in ("missing_keys", "mismatched_keys") for key in report[kind]]
     if wrong:

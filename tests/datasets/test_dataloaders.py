@@ -1,0 +1,154 @@
+"""The order of training is a function of (seed, position), whoever asks."""
+
+import itertools
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import Dataset
+
+from xraygpt.datasets.data_utils import Draw, prepare_sample
+from xraygpt.datasets.dataloaders import MIX_BLOCK, StatelessBatchSampler, StatelessOrder, build_eval_loader, build_train_iterator
+
+PER_UPDATE = 12
+"""Samples of one update over all ranks."""
+
+
+class Numbers(Dataset):
+    """Items that tell which sample they are, and with which seed."""
+
+    def __init__(self, name: int, size: int, sample_ratio: float | None = None) -> None:
+        self.name, self.size, self.sample_ratio = name, size, sample_ratio
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, key: int | Draw) -> dict[str, Any]:
+        draw = key if isinstance(key, Draw) else Draw(self.name, key, 0)
+        return {"dataset": self.name, "index": draw.index, "seed": draw.seed}
+
+
+def rows(batch: dict[str, torch.Tensor]) -> list[tuple[int, ...]]:
+    """(dataset, index, seed) of each sample of a batch."""
+    return list(zip(*(batch[key].tolist() for key in ("dataset", "index", "seed")), strict=True))
+
+
+def seen(
+    datasets: list[Numbers], *, num_updates: int, world_size: int = 1, batch_size: int = PER_UPDATE, start: int = 0, workers: int = 0
+) -> list[tuple[int, ...]]:
+    """The samples of the first updates, in the order of the line; accumulation makes up for smaller batches."""
+    accumulated = PER_UPDATE // (world_size * batch_size)
+    iterators = [
+        build_train_iterator(
+            datasets,
+            batch_size=batch_size,
+            num_workers=workers,
+            seed=3,
+            rank=rank,
+            world_size=world_size,
+            start_iteration=start * accumulated,
+            pin_memory=False,
+        )
+        for rank in range(world_size)
+    ]
+    return [row for _ in range(num_updates * accumulated) for iterator in iterators for row in rows(next(iterator))]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"world_size": 2, "batch_size": 6},
+        {"world_size": 4, "batch_size": 3},
+        {"world_size": 1, "batch_size": 3},
+        {"world_size": 3, "batch_size": 2},
+        {"world_size": 1, "workers": 2},
+    ],
+)
+def test_ranks_batches_and_workers_see_the_same(how: dict[str, int]) -> None:
+    datasets = [Numbers(0, 17), Numbers(1, 5)]
+    assert seen(datasets, num_updates=5, **how) == seen(datasets, num_updates=5)
+
+
+def test_a_resumed_run_sees_the_rest() -> None:
+    datasets = [Numbers(0, 17), Numbers(1, 5)]
+    assert seen(datasets, num_updates=3, start=2) == seen(datasets, num_updates=5)[2 * PER_UPDATE :]
+
+
+@given(size=st.integers(1, 40), passes=st.integers(1, 4), seed=st.integers(0, 2**31))
+def test_every_sample_once_in_each_pass(size: int, passes: int, seed: int) -> None:
+    order = StatelessOrder(sizes=[size], ratios=[1.0], seed=seed)
+    for number in range(passes):
+        assert sorted(order.draw(number * size + i).index for i in range(size)) == list(range(size))
+
+
+def test_passes_and_seeds_differ() -> None:
+    order, other = (StatelessOrder(sizes=[50], ratios=[1.0], seed=seed) for seed in (1, 2))
+    first, second = ([order.draw(start + i).index for i in range(50)] for start in (0, 50))
+    assert first != second and first != sorted(first)
+    assert first != [other.draw(i).index for i in range(50)]
+    assert len({order.draw(i).seed for i in range(100)}) == 100
+
+
+def test_order_does_not_depend_on_what_was_asked_before() -> None:
+    order, fresh = (StatelessOrder(sizes=[7, 30, 11], ratios=[1, 2, 3], seed=1) for _ in range(2))
+    expected = [order.draw(i) for i in range(3000)]
+    assert [fresh.draw(i) for i in reversed(range(3000))] == expected[::-1]
+
+
+@pytest.mark.parametrize(("ratios", "counts"), [([1, 3], [250, 750]), ([0.2, 0.2], [500, 500]), ([1, 1, 1], [334, 333, 333])])
+def test_ratios_hold_in_every_block(ratios: list[float], counts: list[int]) -> None:
+    order = StatelessOrder(sizes=[10] * len(ratios), ratios=ratios, seed=5)
+    for block in range(3):
+        found = Counter(order.draw(block * MIX_BLOCK + i).dataset for i in range(MIX_BLOCK))
+        assert sorted(found.values(), reverse=True) == sorted(counts, reverse=True)
+
+
+def test_a_mixed_dataset_is_passed_through_as_well() -> None:
+    order = StatelessOrder(sizes=[40, 60], ratios=[1, 1], seed=5)
+    of_first = [draw.index for draw in map(order.draw, range(4 * MIX_BLOCK)) if draw.dataset == 0]
+    assert all(sorted(of_first[i : i + 40]) == list(range(40)) for i in range(0, 2000, 40))
+
+
+@pytest.mark.parametrize(
+    ("given_ratios", "expected"),
+    [((None, None), (750, 250)), ((1.0, 1.0), (500, 500)), ((3.0, None), (750, 250))],
+)
+def test_datasets_mix_by_ratio_or_by_size(given_ratios: tuple, expected: tuple[int, int]) -> None:
+    datasets = [Numbers(i, size, ratio) for i, (size, ratio) in enumerate(zip((300, 100), given_ratios, strict=True))]
+    iterator = build_train_iterator(
+        datasets, batch_size=MIX_BLOCK, num_workers=0, seed=0, rank=0, world_size=1, start_iteration=0, pin_memory=False
+    )  # fmt: skip
+    assert torch.bincount(next(iterator)["dataset"]).tolist() == list(expected)
+
+
+def test_the_sampler_is_endless() -> None:
+    order = StatelessOrder(sizes=[3], ratios=[1.0], seed=0)
+    sampler = StatelessBatchSampler(order, batch_size=2, rank=0, world_size=1, start_iteration=0)
+    assert len(list(itertools.islice(iter(sampler), 20))) == 20
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 16])
+def test_evaluation_takes_every_sample_once(world_size: int) -> None:
+    datasets = [Numbers(0, 7), Numbers(1, 4)]
+    loaders = [
+        build_eval_loader(datasets, batch_size=2, num_workers=0, rank=rank, world_size=world_size, pin_memory=False)
+        for rank in range(world_size)
+    ]
+    found = [row[:2] for loader in loaders for batch in loader for row in rows(batch)]
+    assert sorted(found) == [(0, i) for i in range(7)] + [(1, i) for i in range(4)]
+    if world_size == 1:
+        assert found == sorted(found)
+
+
+def test_a_batch_stays_where_it_is_without_cuda() -> None:
+    samples = {"image": torch.zeros(1), "caption": ["a"]}
+    assert prepare_sample(samples, cuda_enabled=False) is samples
+
+
+@pytest.mark.gpu
+def test_every_tensor_of_a_batch_moves_to_cuda() -> None:
+    moved = prepare_sample({"image": torch.zeros(1), "more": [torch.ones(2), "a"]}, cuda_enabled=True)
+    assert moved["image"].is_cuda and moved["more"][0].is_cuda and moved["more"][1] == "a"

@@ -1,0 +1,56 @@
+"""What the runner refuses, and how it names a run; training itself is tested end to end."""
+
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from xraygpt.common.errors import ConfigError
+from xraygpt.common.run_config import RunConfig
+from xraygpt.runners import RunnerBase, new_job_id
+
+
+class Model(torch.nn.Linear):
+    """Enough of a model to build a runner."""
+
+    def place(self, device: torch.device) -> "Model":
+        return self
+
+
+def make_runner(folder: Any, datasets: dict[str, Any], **run: Any) -> RunnerBase:
+    """A runner over lists as datasets."""
+    run_cfg = OmegaConf.structured(RunConfig(task="x", output_dir=str(folder), device="cpu", num_workers=0, **run))
+    cfg: Any = SimpleNamespace(run_cfg=run_cfg, to_yaml=lambda: "", to_dict=dict)
+    return RunnerBase(cfg=cfg, job_id="job", task=None, model=Model(1, 1), datasets=datasets)
+
+
+DATASETS = {"mimic": {"train": [1] * 7, "val": [1]}, "openi": {"train": [1] * 4}}
+
+
+@pytest.mark.parametrize(
+    ("run", "iterations"),
+    [({}, 11), ({"batch_size_train": 2}, 5), ({"batch_size_train": 64}, 1), ({"batch_size_train": 2, "iters_per_epoch": 3}, 3)],
+)
+def test_an_epoch_is_one_pass_unless_said_otherwise(run: dict[str, int], iterations: int, tmp_path: Any) -> None:
+    assert make_runner(tmp_path, DATASETS, **run).iters_per_epoch == iterations
+
+
+@pytest.mark.parametrize("run", [{"valid_splits": ["vall"]}, {"test_splits": ["vall"]}, {"train_splits": ["vall"]}])
+def test_a_split_that_no_dataset_has(run: dict[str, list[str]], tmp_path: Any) -> None:
+    with pytest.raises(ConfigError, match=r"split vall .*mimic: train, val; openi: train"):
+        make_runner(tmp_path, DATASETS, **run)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluation_needs_the_test_splits_alone(tmp_path: Any) -> None:
+    runner = make_runner(tmp_path, {"mimic": {"test": [1]}}, evaluate=True, valid_splits=["val"], test_splits=["test"])
+    assert runner.splits.keys() == {"test"}
+    assert [path.name for path in (tmp_path / "job").iterdir()] == ["result"]
+
+
+def test_a_job_is_named_by_the_user_or_by_the_second() -> None:
+    assert new_job_id(SimpleNamespace(job_id="mine")) == "mine"
+    assert re.fullmatch(r"20\d{12}", new_job_id(SimpleNamespace(job_id="")))
