@@ -42,6 +42,7 @@ def test_a_batch_equals_its_samples(tiny_model: Any, samples: Samples) -> None:
 
 def test_loss_is_the_cross_entropy_of_caption_and_end_symbol(tiny_model: Any, samples: Samples) -> None:
     """Written out for one sample: all logits, each token predicted from the position before it."""
+    tiny_model.max_txt_len = 100
     tokenizer, llm = tiny_model.llama_tokenizer, tiny_model.llama_model
     answer = tokenizer(samples["caption"][2] + "###", add_special_tokens=False).input_ids
     before, after = (tokenizer(text, add_special_tokens=False).input_ids for text in tiny_model.prompt_list[1].split("<ImageHere>"))

@@ -22,10 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="gets the tokenizer and config.json")
     sizes = parser.add_argument_group("sizes")
     sizes.add_argument("--vocab-size", type=int, default=800, metavar="N", help="tokens (default: %(default)s)")
-    sizes.add_argument("--hidden-size", type=int, default=192, metavar="N", help="width (default: %(default)s)")
-    sizes.add_argument("--layers", type=int, default=4, metavar="N", help="layers (default: %(default)s)")
+    sizes.add_argument("--hidden-size", type=int, default=128, metavar="N", help="width (default: %(default)s)")
+    sizes.add_argument("--layers", type=int, default=2, metavar="N", help="layers (default: %(default)s)")
     sizes.add_argument("--heads", type=int, default=4, metavar="N", help="attention heads (default: %(default)s)")
-    sizes.add_argument("--intermediate-size", type=int, default=512, metavar="N", help="width inside a layer (default: %(default)s)")
+    sizes.add_argument("--intermediate-size", type=int, default=344, metavar="N", help="width inside a layer (default: %(default)s)")
     sizes.add_argument(
         "--context-length", type=int, default=512, metavar="N", help="most tokens of prompt, image and answer (default: %(default)s)"
     )
