@@ -37,10 +37,10 @@ install: .venv/.installed
 # The quickstart. Each step is the command that a user would type, and is run again only when what it reads has changed.
 
 $(PHANTOM)/openi/manifest.json: | .venv/.installed
-	xraygpt phantom --out $(PHANTOM)
+	xraygpt phantom --out $(PHANTOM) --image-size 128
 
 $(OUT)/llm/tokenizer.json: $(PHANTOM)/openi/manifest.json
-	xraygpt tokenizer --storage $(PHANTOM)/mimic --out $(OUT)/llm --overwrite
+	xraygpt tokenizer --storage $(PHANTOM)/mimic --prompts prompts/quickstart.txt --out $(OUT)/llm --overwrite
 
 $(OUT)/stage1/summary.json: train_configs/quickstart_stage1.yaml $(OUT)/llm/tokenizer.json
 	python train.py --cfg-path $<

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from xraygpt.datasets.preparation.phantom import PhantomOptions, generate_phantoms
+from xraygpt.datasets.preparation.phantom import MIN_STUDIES, PhantomOptions, generate_phantoms
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make both folders, or say that they are there."""
-    for collection, num_studies in (("mimic", args.num_studies), ("openi", max(3, args.num_studies // 4))):
+    for collection, num_studies in (("mimic", args.num_studies), ("openi", max(MIN_STUDIES, args.num_studies // 4))):
         storage = Path(args.out) / collection
         options = PhantomOptions(collection, num_studies, image_size=args.image_size, seed=args.seed)
         made = generate_phantoms(storage, options, workers=args.workers, overwrite=args.overwrite)

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes.add_argument("--hidden-size", type=int, default=128, metavar="N", help="width (default: %(default)s)")
     sizes.add_argument("--layers", type=int, default=2, metavar="N", help="layers (default: %(default)s)")
     sizes.add_argument("--heads", type=int, default=4, metavar="N", help="attention heads (default: %(default)s)")
-    sizes.add_argument("--intermediate-size", type=int, default=344, metavar="N", help="width inside a layer (default: %(default)s)")
+    sizes.add_argument("--intermediate-size", type=int, default=256, metavar="N", help="width inside a layer (default: %(default)s)")
     sizes.add_argument(
         "--context-length", type=int, default=512, metavar="N", help="most tokens of prompt, image and answer (default: %(default)s)"
     )

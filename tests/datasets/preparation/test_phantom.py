@@ -59,6 +59,12 @@ def test_splits_are_disjoint_by_subject_and_none_is_empty(phantoms):
         assert sum(map(len, subjects.values())) == len(set.union(*subjects.values()))
 
 
+@pytest.mark.parametrize("collection", OPTIONS)
+def test_the_smallest_folder_has_every_split(tmp_path, collection):
+    generate_phantoms(tmp_path / collection, PhantomOptions(collection, 5, image_size=32))
+    assert {item["split"] for item in read_annotations(tmp_path / collection)} == {"train", "val", "test"}
+
+
 def test_split_shares_and_their_seed():
     subjects = [str(number) for number in range(1000)]
     splits = assign_splits(subjects, seed=1)
@@ -89,27 +95,27 @@ def test_manifest_counts_what_is_there(phantoms):
 
 
 def test_a_second_call_does_nothing_and_other_options_are_refused(tmp_path):
-    storage, options = tmp_path / "openi", PhantomOptions("openi", 3, image_size=32)
+    storage, options = tmp_path / "openi", PhantomOptions("openi", 5, image_size=32)
     assert generate_phantoms(storage, options)
     before = contents(storage)
     assert not generate_phantoms(storage, options)
-    other = PhantomOptions("openi", 4, image_size=32)
+    other = PhantomOptions("openi", 6, image_size=32)
     with pytest.raises(DataError, match="other options"):
         generate_phantoms(storage, other)
     assert contents(storage) == before
     assert generate_phantoms(storage, other, overwrite=True)
-    assert len(read_annotations(storage)) == 4
+    assert len(read_annotations(storage)) == 6
 
 
 def test_a_folder_of_something_else_is_never_touched(tmp_path):
     (tmp_path / "mine.txt").write_text("precious", encoding="utf-8")
     with pytest.raises(DataError, match="never overwritten"):
-        generate_phantoms(tmp_path, PhantomOptions("openi", 3), overwrite=True)
+        generate_phantoms(tmp_path, PhantomOptions("openi", 5), overwrite=True)
     assert (tmp_path / "mine.txt").exists()
 
 
 def test_an_interrupted_run_is_not_accepted(tmp_path, monkeypatch):
-    storage, options = tmp_path / "openi", PhantomOptions("openi", 3, image_size=32)
+    storage, options = tmp_path / "openi", PhantomOptions("openi", 5, image_size=32)
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
@@ -123,7 +129,7 @@ def test_an_interrupted_run_is_not_accepted(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["openi"]
 
 
-@pytest.mark.parametrize("wrong", [{"num_studies": 2}, {"image_size": 8}, {"seed": -1}])
+@pytest.mark.parametrize("wrong", [{"num_studies": 4}, {"image_size": 8}, {"seed": -1}])
 def test_options_that_cannot_work_are_refused(wrong):
     with pytest.raises(DataError, match=r"must|need"):
         PhantomOptions(**({"collection": "mimic", "num_studies": 10} | wrong))

@@ -91,12 +91,12 @@ def test_lungs_are_dark_between_bright_spine_and_chest_wall():
     assert spine > 2 * lungs
 
 
-def test_drawn_findings_can_be_told_apart_and_a_fifth_is_normal():
+def test_drawn_findings_can_be_told_apart_and_some_studies_are_normal():
     rng = np.random.default_rng(9)
     studies = [sample_findings(rng) for _ in range(2000)]
-    assert 0.19 < np.mean([not study for study in studies]) < 0.26
+    assert 0.12 < np.mean([not study for study in studies]) < 0.18
     assert {item.finding for study in studies for item in study} == set(FINDING_KINDS)
-    assert max(map(len, studies)) == 3
+    assert max(map(len, studies)) == 4
     assert all(can_be_told_apart(a, b) for study in studies for i, a in enumerate(study) for b in study[i + 1 :])
 
 

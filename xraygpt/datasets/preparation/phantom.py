@@ -28,6 +28,7 @@ from xraygpt.datasets.preparation.phantom_report import REPORT_STYLES, write_rep
 from xraygpt.datasets.preparation.prepared_folder import MANIFEST_NAME, new_folder, write_annotations
 from xraygpt.datasets.preparation.splits import SPLITS
 
+MIN_STUDIES = 5  # two studies a subject, and a subject for each split
 _SPLIT_SHARES = {"test": 0.10, "val": 0.05}  # the rest is "train"
 _FINDINGS_STREAM, _REPORT_STREAM = 100, 101  # beside the streams that render_film draws from the same seed
 
@@ -49,8 +50,8 @@ class PhantomOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_studies < 3:
-            raise DataError(f"Phantoms need at least 3 studies a folder (one for each of train, val and test), got {self.num_studies}.")
+        if self.num_studies < MIN_STUDIES:
+            raise DataError(f"Phantoms need at least {MIN_STUDIES} studies a folder, got {self.num_studies}: no split may be empty.")
         if not 32 <= self.image_size <= 2048:
             raise DataError(f"The phantoms' image size must be 32 to 2048 pixels, got {self.image_size}.")
         if self.seed < 0:
@@ -111,7 +112,7 @@ def _write_studies(folder: Path, options: PhantomOptions, workers: int) -> Itera
     splits = assign_splits([study["subject_id"] for study in studies], seed=options.seed)
     jobs = [study | {"split": splits[study["subject_id"]]} for study in studies]
     write = partial(_write_study, folder, options)
-    progress = partial(tqdm, total=len(jobs), desc=f"{options.collection} phantoms", unit="film")
+    progress = partial(tqdm, total=len(jobs), desc=f"{options.collection} phantoms", unit="film", disable=None)
     if workers <= 1:
         yield from progress(map(write, range(len(jobs)), jobs))
         return

@@ -4,6 +4,7 @@ Patient coordinates: the field of view is about [-1, 1] × [-1, 1], x to the vie
 A film is a sum of optical densities; more is denser tissue, drawn brighter.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ def curve(points: Points, *, closed: bool = False, steps: int = 8) -> np.ndarray
     """Catmull-Rom spline through `points`, (N, 2), with `steps` points a segment."""
     knots = np.asarray(points, dtype=np.float64)
     padded = np.concatenate([knots[-1:], knots, knots[:2]]) if closed else np.concatenate([knots[:1], knots, knots[-1:]])
-    t = np.linspace(0.0, 1.0, steps, endpoint=False)[:, None]
+    t = np.arange(steps)[:, None] / steps
     before, start, end, after = (padded[i : len(padded) - 3 + i, None] for i in range(4))
     segments = start + 0.5 * t * (end - before + t * (2 * before - 5 * start + 4 * end - after + t * (3 * (start - end) + after - before)))
     path = segments.reshape(-1, 2)
@@ -79,12 +80,12 @@ class Canvas:
         """Blurring a large area widely is slow and needs no fine pixels."""
         return self.size if softness < 0.02 else max(32, self.size // 4)
 
-    def _pixels(self, points: np.ndarray | Points, side: int) -> list[tuple[float, float]]:
-        x, y = (np.asarray(points, dtype=np.float64) * (self.width, 1.0)).T
-        cos, sin = np.cos(self.rotation), np.sin(self.rotation)
-        across = self.zoom * (cos * x - sin * y) + self.shift[0]
-        down = self.zoom * (sin * x + cos * y) + self.shift[1]
-        return list(zip((side * (1 + across) / 2).tolist(), (side * (1 + down) / 2).tolist(), strict=True))
+    def _pixels(self, points: np.ndarray | Points, side: int) -> list[float]:
+        """Pixel coordinates x0, y0, x1, y1, … on a drawing of `side` pixels."""
+        cos, sin = self.zoom * math.cos(self.rotation), self.zoom * math.sin(self.rotation)
+        to_film = np.array([[self.width * cos, self.width * sin], [-sin, cos]])
+        pixels: np.ndarray = (np.asarray(points) @ to_film + self.shift + 1.0) * (side / 2)
+        return pixels.ravel().tolist()
 
     def _blurred(self, image: Image.Image, softness: float) -> np.ndarray:
         radius = 3**0.5 * softness * self.zoom * image.width / 2  # of the box with the same variance, a third of a Gaussian's cost

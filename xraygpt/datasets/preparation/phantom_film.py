@@ -97,7 +97,7 @@ def _draw_effusion(film: Film, finding: PhantomFinding) -> None:
 
 def _draw_pneumothorax(film: Film, finding: PhantomFinding) -> None:
     """The lung shrinks towards its hilum behind a thin pleural line; around it there is air without vessels."""
-    share = {"small": 0.80, "large": 0.62}[finding.size] + film.rng.uniform(-0.03, 0.03)
+    share = {"small": 0.77, "large": 0.60}[finding.size] + film.rng.uniform(-0.03, 0.03)
     sign, lung = SIGN[finding.side], film.lungs[finding.side]
     hilum = np.array([sign * 0.12, 0.12])
     collapsed = hilum + (film.anatomy.lung_outline(finding.side) - hilum) * share
@@ -134,7 +134,7 @@ def _draw_edema(film: Film, finding: PhantomFinding) -> None:
 
 def _draw_nodule(film: Film, finding: PhantomFinding) -> None:
     """A small, round, sharply outlined opacity."""
-    film.density += 0.42 * film.canvas.disc(film.spot(finding), film.rng.uniform(0.06, 0.08), 0.008)
+    film.density += 0.42 * film.canvas.disc(film.spot(finding), film.rng.uniform(0.065, 0.085), 0.008)
 
 
 def _draw_pacemaker(film: Film, finding: PhantomFinding) -> None:
@@ -150,7 +150,7 @@ def _draw_pacemaker(film: Film, finding: PhantomFinding) -> None:
 def _draw_tube(film: Film, finding: PhantomFinding) -> None:
     """An endotracheal tube: a dense line down the trachea that ends above the carina."""
     tip = film.rng.uniform(-0.44, -0.36)
-    film.density += 0.50 * film.canvas.lines([[(0.01, -1.2), (0.01, -0.7), (0.0, tip)]], 0.045, 0.004)
+    film.density += 0.50 * film.canvas.lines([[(0.01, -1.2), (0.01, -0.7), (0.0, tip)]], 0.055, 0.004)
 
 
 _DRAW: dict[str, Callable[[Film, PhantomFinding], None]] = {

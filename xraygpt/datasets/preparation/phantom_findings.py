@@ -48,13 +48,13 @@ FINDING_KINDS: dict[str, FindingKind] = {
     "pneumothorax": FindingKind(1.2, sides=SIDES, sizes=("small", "large")),
     "consolidation": FindingKind(1.6, sides=SIDES, zones=ZONES),
     "edema": FindingKind(1.0, sides=("bilateral",), sizes=("mild", "severe")),
-    "nodule": FindingKind(1.3, sides=SIDES, zones=ZONES),
-    "pacemaker": FindingKind(1.0, sides=("left", "left", "right")),
-    "tube": FindingKind(1.0),
+    "nodule": FindingKind(1.6, sides=SIDES, zones=ZONES),
+    "pacemaker": FindingKind(1.3, sides=("left", "left", "right")),
+    "tube": FindingKind(1.3),
 }
 
-_NORMAL_SHARE = 0.22
-_NUM_FINDINGS_SHARES = (0.30, 0.40, 0.30)  # of the other studies: one, two, three findings
+_NORMAL_SHARE = 0.15
+_NUM_FINDINGS_SHARES = (0.15, 0.35, 0.35, 0.15)  # of the other studies: one to four findings
 _LUNG_OPACITIES = {"consolidation", "nodule", "edema"}
 
 
