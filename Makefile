@@ -35,6 +35,7 @@ install: .venv/.installed
 	touch $@
 
 # The quickstart. Each step is the command that a user would type, and is run again only when what it reads has changed.
+# An interrupted training goes on where it was; a complete one whose configuration has changed starts anew.
 
 $(PHANTOM)/openi/manifest.json: | .venv/.installed
 	xraygpt phantom --out $(PHANTOM) --image-size 128
@@ -43,9 +44,11 @@ $(OUT)/llm/tokenizer.json: $(PHANTOM)/openi/manifest.json
 	xraygpt tokenizer --storage $(PHANTOM)/mimic --prompts prompts/quickstart.txt --out $(OUT)/llm --overwrite
 
 $(OUT)/stage1/summary.json: train_configs/quickstart_stage1.yaml $(OUT)/llm/tokenizer.json
+	@[ ! -e $@ ] || rm -r $(@D)
 	python train.py --cfg-path $<
 
 $(OUT)/stage2/summary.json: train_configs/quickstart_stage2.yaml $(OUT)/stage1/summary.json
+	@[ ! -e $@ ] || rm -r $(@D)
 	python train.py --cfg-path $<
 
 $(OUT)/reports.jsonl: eval_configs/quickstart.yaml $(OUT)/stage2/summary.json

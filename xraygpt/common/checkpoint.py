@@ -43,10 +43,15 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             raise CheckpointError(f"{path} is a git-LFS pointer of {path.stat().st_size} bytes, not the weights: run 'git lfs pull' there.")
     try:
         loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError, OSError) as error:
+    except pickle.UnpicklingError as error:
+        # Torch's own message advises weights_only=False, which would run what the file holds.
         raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) cannot be read: {first_line(error)} "
-            "It is damaged, or holds more than tensors and plain values, which is refused because it could run code."
+            f"{path} is refused: it is damaged, or holds more than tensors and plain values, and then reading it could run code. "
+            "Ask its author for safetensors, or for a file with parameters alone."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size} bytes) cannot be read, it is damaged or incomplete: {first_line(error)}"
         ) from error
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path} holds a {type(loaded).__name__}; expected a dictionary of parameters, or one with a 'model' key.")

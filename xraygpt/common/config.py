@@ -15,7 +15,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from xraygpt.common.errors import ConfigError, RegistryError
+from xraygpt.common.errors import ConfigError, RegistryError, first_line
 from xraygpt.common.registry import registry, suggest
 from xraygpt.common.run_config import RunConfig
 from xraygpt.common.schema import check_section, missing_paths
@@ -116,7 +116,7 @@ class Config:
         try:
             return OmegaConf.to_container(section, resolve=True)  # type: ignore[return-value]
         except OmegaConfBaseException as error:
-            problems.append(f"{where}: {str(error).splitlines()[0]}")
+            problems.append(f"{where}: {first_line(error)}")
             return {}
 
     @staticmethod

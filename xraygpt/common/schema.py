@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from xraygpt.common.errors import first_line
 from xraygpt.common.registry import suggest
 
 _PATH = "path"
@@ -58,7 +59,7 @@ def _fill(section: DictConfig, schema: type, given: Mapping[str, Any], where: st
                 OmegaConf.update(section, key, value, merge=False)  # turns 1 into 1.0 where a float is declared
             except OmegaConfBaseException as error:
                 expected = getattr(fields[key].type, "__name__", str(fields[key].type))
-                yield f"{name}: expected {expected}, got {value!r} ({str(error).splitlines()[0]})."
+                yield f"{name}: expected {expected}, got {value!r} ({first_line(error)})."
 
 
 def _is_path(value: Any) -> bool:

@@ -25,9 +25,6 @@ from xraygpt.models.language_model import identity_differences, identity_of, loa
 from xraygpt.models.sequence import IGNORE, TokenBatch, answer_ids, embed, pad_rows, prompt_ids
 from xraygpt.models.weights import load_into, load_qformer_weights, load_vit_weights
 
-DEFAULT_QUESTION = "Describe this chest radiograph."
-"""Asked where neither the configuration nor a prompt file has a question."""
-
 
 @dataclass
 class MiniGPT4Config:
@@ -79,7 +76,10 @@ class MiniGPT4Config:
     """Longest target, in tokens, with its end symbol."""
     end_sym: str = "###"
     """Ends every target; generation stops at it."""
-    ckpt: Any = path_field(default="", how_to_get="A checkpoint of an earlier stage (the quickstart's: make quickstart), or a published projection: docs/training.md.")
+    ckpt: Any = path_field(
+        default="",
+        how_to_get="A checkpoint of an earlier stage (the quickstart's: make quickstart), or a published projection: docs/training.md.",
+    )
     """Checkpoint, or list of checkpoints of which later ones win, with the weights of any parts."""
     allow_other_llm: bool = False
     """Load a checkpoint even if it was trained with another language model."""

@@ -49,7 +49,7 @@ def prompt_ids(tokenizer: Any, parts: Sequence[str], num_image_tokens: int) -> l
 
 
 def answer_ids(tokenizer: Any, text: str, end_sym: str, max_length: int) -> list[int]:
-    """Token ids of `text + end_sym`, at most `max_length`; what is too long loses the end of the text, never the end symbol."""
+    """Token ids of `text + end_sym`, cut to `max_length`: the text loses its end, the end symbol stays whole at any length."""
     ids = tokenize(tokenizer, text + end_sym)
     if len(ids) <= max_length:
         return ids

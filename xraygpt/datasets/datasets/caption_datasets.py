@@ -31,7 +31,7 @@ class CaptionDataset(BaseDataset):
         ann = self.annotation[index]
         image = open_image(self.image_path(ann["image_id"]))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reach for every GPU, for each sample
             pixels = self.vis_processor(image)
         return {
             "image": pixels,

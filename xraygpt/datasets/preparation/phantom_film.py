@@ -149,8 +149,8 @@ def _draw_pacemaker(film: Film, finding: PhantomFinding) -> None:
 
 def _draw_tube(film: Film, finding: PhantomFinding) -> None:
     """An endotracheal tube: a dense line down the trachea that ends above the carina."""
-    tip = film.rng.uniform(-0.44, -0.36)
-    film.density += 0.50 * film.canvas.lines([[(0.01, -1.2), (0.01, -0.7), (0.0, tip)]], 0.055, 0.004)
+    tip = film.rng.uniform(-0.34, -0.26)
+    film.density += 0.60 * film.canvas.lines([[(0.01, -1.2), (0.01, -0.7), (0.0, tip)]], 0.060, 0.004)
 
 
 _DRAW: dict[str, Callable[[Film, PhantomFinding], None]] = {
