@@ -6,13 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
+from tests.parity.reference import unloaded_model
 from xraygpt.conversation import CONV_VISION, Chat
 from xraygpt.models import MiniGPT4
-from xraygpt.models.blip2 import QFormerSize, VitSize, build_qformer, build_vit
 from xraygpt.models.generation import clean
-from xraygpt.models.language_model import load_language_model, load_tokenizer
 from xraygpt.models.weights import load_into
 
 QUESTIONS = ["What?", "Describe this chest X-ray.", "Is there a pleural effusion on the left side?", "Heart?"] * 2
@@ -89,15 +87,7 @@ def test_clean(text: str, end_sym: str, expected: str) -> None:
 def reference_model(test_data: Path) -> MiniGPT4:
     """The model whose outputs were recorded from the original code."""
     folder = test_data / "reference"
-    qformer, queries = build_qformer(vision_width=128, num_query_token=32, size=QFormerSize(128, 4, 4, 512, 2))
-    model = MiniGPT4(
-        visual_encoder=build_vit(name="eva_clip_g", image_size=224, size=VitSize(14, 128, 4, 4, 4.3637)),
-        ln_vision=nn.LayerNorm(128),
-        qformer=qformer,
-        query_tokens=queries,
-        llama_tokenizer=load_tokenizer(folder / "llama"),
-        llama_model=load_language_model(folder / "llama", from_scratch=True),
-    )
+    model = unloaded_model(folder)
     load_into(model, torch.load(folder / "state_dict.pt"), str(folder / "state_dict.pt"))
     return model.eval()
 

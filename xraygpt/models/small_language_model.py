@@ -3,16 +3,14 @@
 The architecture is LLaMA's. The tokenizer is a byte-level BPE, so that no text is unknown to it and every text comes back as it was.
 """
 
-import os
-import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from xraygpt.common.errors import ConfigError, DataError
+from xraygpt.common.files import atomic_folder
 
 UNKNOWN, BEGIN, END = SPECIAL_TOKENS = ("<unk>", "<s>", "</s>")
 """Ids 0, 1 and 2, as in LLaMA."""
@@ -89,26 +87,16 @@ def write_language_model(
         eos_token_id=tokenizer.eos_token_id,
         architectures=["LlamaForCausalLM"],
     )
-    with _new_folder(Path(folder), overwrite=overwrite) as temporary:
+    _refuse_to_lose(Path(folder), overwrite=overwrite)
+    with atomic_folder(folder) as temporary:
         tokenizer.save_pretrained(temporary)
         config.save_pretrained(temporary)
     return config
 
 
-@contextmanager
-def _new_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty folder beside `folder`, which becomes `folder` when the block succeeds and is removed when it fails."""
-    if folder.exists():
-        if not overwrite:
-            raise DataError(f"{folder} exists already. Choose another folder, or replace it with --overwrite.")
-        if foreign := sorted({path.name for path in folder.iterdir()} - _FILES):
-            raise DataError(f"{folder} is not replaced: it also holds {', '.join(foreign[:5])}. Choose another folder.")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def _refuse_to_lose(folder: Path, *, overwrite: bool) -> None:
+    """Raise unless `folder` is new, or may be replaced because it holds nothing but what `write_language_model` writes."""
+    if folder.exists() and not overwrite:
+        raise DataError(f"{folder} exists already. Choose another folder, or replace it with --overwrite.")
+    if folder.exists() and (foreign := sorted({path.name for path in folder.iterdir()} - _FILES)):
+        raise DataError(f"{folder} is not replaced: it also holds {', '.join(foreign[:5])}. Choose another folder.")

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import xraygpt
 from xraygpt.common.errors import DataError
-from xraygpt.common.files import sha256_file, write_json
+from xraygpt.common.files import atomic_folder, sha256_file, write_json
 from xraygpt.processors.image_io import open_image
 
 ANNOTATIONS_NAME = "filter_cap.json"
@@ -54,24 +54,12 @@ def new_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     Raises:
         DataError: `out` exists and `overwrite` is off, or `out` holds no manifest: only a prepared folder is ever replaced.
     """
-    out = Path(os.path.abspath(out))
     if out.exists() and not overwrite:
         raise DataError(f"{out} exists already. Choose another --out, or replace it with --overwrite.")
     if out.exists() and not (out / MANIFEST_NAME).is_file():
         raise DataError(f"{out} holds no {MANIFEST_NAME}, so it is no prepared folder and is not overwritten. Choose another --out.")
-    temporary, replaced = (out.with_name(f".{out.name}.{os.getpid()}.{suffix}") for suffix in ("tmp", "old"))
-    temporary.mkdir(parents=True)
-    try:
+    with atomic_folder(out) as temporary:
         yield temporary
-        if out.exists():
-            out.rename(replaced)
-        temporary.rename(out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if replaced.exists():
-            replaced.rename(out)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def place_images(sources: Mapping[str, Path], folder: Path) -> tuple[dict[str, SourceFile], list[str]]:
