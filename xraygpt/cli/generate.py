@@ -19,13 +19,12 @@ from tqdm import tqdm
 import xraygpt.runners  # noqa: F401  registers the runner that a configuration names
 from xraygpt.common.config import Config, add_config_arguments
 from xraygpt.common.errors import DataError
-from xraygpt.common.files import atomic_path
+from xraygpt.common.files import ANNOTATIONS_NAME, atomic_path
 from xraygpt.common.seed import seed_everything
 from xraygpt.datasets.builders import load_annotations
 from xraygpt.datasets.datasets import CaptionDataset
 from xraygpt.serving import RESEARCH_NOTICE, ReportPipeline
 
-ANNOTATIONS_NAME = "filter_cap.json"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
 
 Images = list[tuple[str, Path]]

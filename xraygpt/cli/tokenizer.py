@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from xraygpt.common.errors import DataError
+from xraygpt.common.files import ANNOTATIONS_NAME
 from xraygpt.conversation.prompts import load_prompts
 from xraygpt.datasets.builders import load_annotations
 from xraygpt.models import MiniGPT4Config
@@ -67,7 +68,7 @@ def training_captions(storage: Path) -> list[str]:
     Raises:
         DataError: there are none.
     """
-    captions = [ann["caption"] for ann in load_annotations(storage / "filter_cap.json") if ann.get("split", "train") == "train"]
+    captions = [ann["caption"] for ann in load_annotations(storage / ANNOTATIONS_NAME) if ann.get("split", "train") == "train"]
     if not captions:
         raise DataError(f"{storage / 'filter_cap.json'} has no annotation of the split train, from which the tokenizer is made.")
     return captions

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+ANNOTATIONS_NAME = "filter_cap.json"
+"""The annotations of a prepared folder: {"annotations": [{"image_id", "caption", "split", …}]}."""
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:

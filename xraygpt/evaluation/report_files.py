@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xraygpt.common.errors import DataError
+from xraygpt.common.files import ANNOTATIONS_NAME
 from xraygpt.evaluation.scorecard import true_findings
 
 IMAGE_SUFFIXES = (".png", ".jpg")
@@ -37,7 +38,7 @@ def load_references(path: str | Path, *, split: str) -> References:
     if not path.is_dir():
         texts = load_reports(path)
         return References(texts, {key: true_findings({"caption": text}) for key, text in texts.items()}, {})
-    file = path / "filter_cap.json"
+    file = path / ANNOTATIONS_NAME
     chosen = [row for row in _annotations(file) if row["split"] == split]
     if not chosen:
         raise DataError(f"{file}: no annotation has the split {split!r}. Prepare the data with that split, or choose another.")

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from xraygpt.common.errors import DataError
+from xraygpt.common.files import ANNOTATIONS_NAME
 from xraygpt.common.registry import registry
 from xraygpt.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from xraygpt.datasets.datasets import CaptionDataset, MIMICDataset, OpenIDataset
-
-ANNOTATION_FILE = "filter_cap.json"
 
 
 class ImageTextPairBuilder(BaseDatasetBuilder):
@@ -24,7 +23,7 @@ class ImageTextPairBuilder(BaseDatasetBuilder):
         """`{split: dataset}` for the splits that the folder has."""
         storage = Path(self.config.storage).expanduser()
         by_split: dict[str, list[dict[str, Any]]] = {}
-        for ann in load_annotations(storage / ANNOTATION_FILE):
+        for ann in load_annotations(storage / ANNOTATIONS_NAME):
             by_split.setdefault(ann.get("split", "train"), []).append(ann)
         datasets = {}
         for split, annotations in by_split.items():

@@ -23,10 +23,9 @@ from tqdm import tqdm
 
 import xraygpt
 from xraygpt.common.errors import DataError
-from xraygpt.common.files import atomic_folder, sha256_file, write_json
+from xraygpt.common.files import ANNOTATIONS_NAME, atomic_folder, sha256_file, write_json
 from xraygpt.processors.image_io import open_image
 
-ANNOTATIONS_NAME = "filter_cap.json"
 MANIFEST_NAME = "manifest.json"
 
 logger = logging.getLogger(__name__)
