@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent
 REQUIREMENTS = [
     "accelerate>=1.15,<2",
     "defusedxml>=0.7,<1",
+    "filelock>=4.1,<5",
     "jinja2>=3.1,<4",
     "matplotlib>=3.10,<4",
     "numpy>=2.2,<3",
@@ -20,6 +21,7 @@ REQUIREMENTS = [
     "pydicom>=3.0,<4",
     "pylibjpeg>=2.1,<3",
     "pylibjpeg-openjpeg>=2.5,<3",  # JPEG 2000 in DICOM files
+    "pyjpegls>=1.5,<2",  # JPEG-LS in DICOM files
     "pyyaml>=6.0,<7",
     "safetensors>=0.8,<1",
     "scipy>=1.15,<2",
@@ -32,18 +34,28 @@ REQUIREMENTS = [
     "transformers>=5.20,<6",
 ]
 
+GDCM = ["python-gdcm>=3.2,<4"]  # JPEG Lossless, and every other JPEG, in DICOM files
+PARQUET = ["pyarrow>=24,<27"]  # own tables in Parquet files
+REWRITE = ["openai>=2,<4"]  # a language model that rewrites summaries
+
 EXTRAS = {
     "dev": [
+        *GDCM,
         "hypothesis>=6.168,<7",
         "mypy>=2.4,<3",
+        *PARQUET,
         "pre-commit>=4.6,<5",
         "pytest>=9.2,<10",
         "pytest-cov>=7.1,<8",
         "pytest-xdist>=3.8,<4",
+        *REWRITE,
         "ruff>=0.17,<0.18",  # a minor release of ruff may change the format
         "types-PyYAML>=6.0,<7",
     ],
+    "gdcm": GDCM,
+    "parquet": PARQUET,
     "quant": ["bitsandbytes>=0.50,<1"],
+    "rewrite": REWRITE,
     "tensorboard": ["tensorboard>=2.21,<3"],
 }
 
@@ -66,7 +78,15 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["xraygpt", "xraygpt.*"]),
-    package_data={"xraygpt": ["configs/**/*.yaml", "evaluation/*.yaml", "evaluation/templates/*"]},
+    package_data={
+        "xraygpt": [
+            "configs/**/*.yaml",
+            "datasets/preparation/*.txt",
+            "datasets/preparation/templates/*",
+            "evaluation/*.yaml",
+            "evaluation/templates/*",
+        ]
+    },
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["xraygpt=xraygpt.cli.main:main"]},

@@ -79,6 +79,21 @@ def test_options_choose_the_default_files(load: LoadConfig) -> None:
     assert vicuna.model_cfg.image_size == default_of("pretrain_vicuna").image_size != load().model_cfg.image_size
 
 
+def test_any_prepared_folder_under_any_name(load: LoadConfig) -> None:
+    cfg = load(GOOD.replace("mimic: {", "my_data: {type: folder, "))
+    assert cfg.datasets_cfg.my_data.storage == "data"
+    assert cfg.datasets_cfg.my_data.vis_processor.train.name == "blip2_image_train"  # the default file of type folder
+    assert load(cfg.to_yaml()).to_dict() == cfg.to_dict()
+    mixed = load(GOOD, "datasets.mine.type=folder", "datasets.mine.storage=llm", "datasets.mine.sample_ratio=2")
+    assert list(mixed.datasets_cfg) == ["mimic", "mine"]
+
+
+def test_a_name_that_no_builder_has_is_told_of_the_folder_type(load: LoadConfig) -> None:
+    (problem,) = problems_of(load, GOOD.replace("mimic: {", "my_data: {"))
+    assert "datasets.my_data: No builder is registered as 'my_data'. Choices: folder, mimic, openi." in problem
+    assert problem.endswith("type: folder.")
+
+
 def test_options_choose_the_architecture(load: LoadConfig) -> None:
     assert "No model is registered as 'mini_gpt5'. Did you mean 'mini_gpt4'?" in problems_of(load, GOOD, "model.arch=mini_gpt5")[0]
 

@@ -11,9 +11,9 @@ import torch
 from omegaconf import OmegaConf
 
 import train
-from tests.e2e.tiny_run import arguments, kept_logging, read_log, run_training, trace, weights
+from tests.e2e.tiny_run import arguments, kept_logging, make_prepared_folder, read_log, run_training, trace, weights
 from xraygpt.common.config import Config
-from xraygpt.common.errors import ConfigError
+from xraygpt.common.errors import ConfigError, DataError
 from xraygpt.common.registry import registry
 
 # torchrun's error recorder wants a real stderr, which pytest has replaced.
@@ -125,12 +125,21 @@ def test_nothing_is_written_inside_the_package(cfg_path: Path, repo_root: Path, 
     assert list((elsewhere / "runs" / "run" / "tensorboard").iterdir())
 
 
-def test_several_datasets_in_one_run(cfg_path: Path) -> None:
-    processors = OmegaConf.load(cfg_path).datasets.mimic.vis_processor
-    both = OmegaConf.merge(OmegaConf.load(cfg_path), {"datasets": {"openi": {"vis_processor": processors, "sample_ratio": 1}}})
-    both.datasets.openi.storage = both.datasets.mimic.storage
-    OmegaConf.save(both, cfg_path)
+def test_several_datasets_in_one_run(cfg_path: Path, tmp_path: Path) -> None:
+    make_prepared_folder(tmp_path / "more")
+    block = {"type": "folder", "storage": str(tmp_path / "more"), "sample_ratio": 1}
+    cfg = OmegaConf.load(cfg_path)
+    block["vis_processor"] = cfg.datasets.mimic.vis_processor
+    OmegaConf.save(OmegaConf.merge(cfg, {"datasets": {"my_data": block, "mimic": {"sample_ratio": 3}}}), cfg_path)
     assert len(trace(run_training(cfg_path, "run.max_epoch=1", "run.iters_per_epoch=3"))) == 3
+
+
+def test_a_folder_whose_splits_share_a_subject_does_not_train(cfg_path: Path) -> None:
+    path = Path(OmegaConf.load(cfg_path).datasets.mimic.storage) / "filter_cap.json"
+    rows = json.loads(path.read_text())["annotations"]
+    path.write_text(json.dumps({"annotations": [row | {"subject_id": "p1"} for row in rows]}))
+    with pytest.raises(DataError, match="subject p1: test, train, val"):
+        run_training(cfg_path)
 
 
 # Evaluation ------------------------------------------------------------------------------------------------------

@@ -109,7 +109,8 @@ def find_images(paths: Sequence[Path], *, split: str | None) -> Images:
 
 def _images_at(path: Path, split: str | None) -> Images:
     if (path / ANNOTATIONS_NAME).is_file():
-        annotations = [ann for ann in load_annotations(path / ANNOTATIONS_NAME) if split in (None, ann.get("split", "train"))]
+        every = load_annotations(path / ANNOTATIONS_NAME, captions_required=False)
+        annotations = [ann for ann in every if split in (None, ann.get("split", "train"))]
         return [(ann["image_id"], _image_file(path / "image", ann["image_id"])) for ann in annotations]
     if split:
         raise DataError(f"--split {split}: {path} has no splits, because it is no prepared folder (no {ANNOTATIONS_NAME}).")

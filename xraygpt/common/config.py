@@ -97,9 +97,9 @@ class Config:
             problems.append(f"model: {error}")
         for name, dataset in (OmegaConf.select(given, "datasets") or {}).items():
             try:
-                builder = registry.get_builder_class(name)
+                builder = registry.get_builder_class(builder_name(name, dataset))
                 path = builder.default_config_path((dataset or {}).get("type", "default"))
-                schemas[f"datasets.{name}"] = (builder.config_schema, load_yaml(path) if path else empty)
+                schemas[f"datasets.{name}"] = (builder.config_schema, _dataset_defaults(path, name) if path else empty)
             except (RegistryError, ConfigError) as error:
                 problems.append(f"datasets.{name}: {error}")
         return schemas
@@ -168,6 +168,32 @@ def load_yaml(path: str | Path) -> DictConfig:
     if not isinstance(loaded, DictConfig):
         raise ConfigError(f"{path} must hold a block of keys (run:, model:, datasets:), not a list.")
     return loaded
+
+
+def builder_name(name: str, dataset: Any) -> str:
+    """Which builder a block under `datasets:` wants: the one registered as its `type` (`type: folder`), else as its own name.
+
+    Args:
+        name: the block's name.
+        dataset: its content, which may lack a type.
+
+    Raises:
+        ConfigError: neither is a builder.
+    """
+    dataset_type, builders = str((dataset or {}).get("type", "default")), registry.list_datasets()
+    if dataset_type in builders:
+        return dataset_type
+    if name not in builders:
+        raise ConfigError(
+            f"No builder is registered as {name!r}.{suggest(name, builders)} Any other name is for a prepared folder with type: folder."
+        )
+    return name
+
+
+def _dataset_defaults(path: str, name: str) -> DictConfig:
+    """A builder's default file, whose one block gets the name that the configuration gives it."""
+    (block,) = load_yaml(path).datasets.values()
+    return OmegaConf.create({"datasets": {name: block}})
 
 
 def parse_options(options: Sequence[str]) -> DictConfig:

@@ -35,15 +35,24 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     When the block fails it is removed, and what was there stays.
     """
     path = Path(os.path.abspath(path))
-    temporary, replaced = (path.with_name(f".{path.name}.{os.getpid()}.{suffix}") for suffix in ("tmp", "old"))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        if path.exists():
-            path.rename(replaced)
-        temporary.rename(path)
+        replace_folder(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """Rename a finished folder to `path`, in place of what was there; if that fails, what was there stays."""
+    replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
+    if path.exists():
+        path.rename(replaced)
+    try:
+        new.rename(path)
+    except BaseException:
         if replaced.exists():
             replaced.rename(path)
         raise

@@ -9,7 +9,13 @@ class BaseProcessor:
     """Turns one raw input (an image, a text) into what the model eats.
 
     A subclass takes keyword-only arguments; the YAML's keys are passed to it as they are, so its signature is its schema.
+
+    Attributes:
+        min_image_side: of an image processor: the shorter side, in pixels, below which what it makes of an image would change. Larger
+            images may be handed to it scaled down to this; None, the default, asks for all their pixels.
     """
+
+    min_image_side: int | None = None
 
     def __call__(self, item: Any) -> Any:
         """Process one item."""

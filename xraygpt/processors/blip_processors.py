@@ -4,6 +4,7 @@ Image processors: Pillow image, mode "L" or "RGB", any size → float32 tensor [
 Text processors: str → str.
 """
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -52,7 +53,8 @@ class BlipImageProcessor(BaseProcessor):
 class Blip2ImageTrainProcessor(BlipImageProcessor):
     """A random part of the image, resized. No flip: it would swap left and right, which reports name.
 
-    Draws from torch's global random generator.
+    Draws from torch's global random generator. `min_image_side` is such that the smallest crop, of the area share `min_scale` and the
+    aspect 3/4, still has twice the output's side.
     """
 
     def __init__(
@@ -77,11 +79,15 @@ class Blip2ImageTrainProcessor(BlipImageProcessor):
             raise ConfigError(f"0 < min_scale <= max_scale <= 1 was expected; got min_scale={min_scale}, max_scale={max_scale}.")
         crop = v2.RandomResizedCrop(image_size, scale=(min_scale, max_scale), interpolation=v2.InterpolationMode.BICUBIC)
         super().__init__(geometry=crop, mean=mean, std=std)
+        self.min_image_side = math.ceil(2 * image_size / math.sqrt(0.75 * min_scale))
 
 
 @registry.register_processor("blip2_image_eval")
 class Blip2ImageEvalProcessor(BlipImageProcessor):
-    """The whole image, resized to a square; the aspect ratio is not kept, as in the original."""
+    """The whole image, resized to a square; the aspect ratio is not kept, as in the original.
+
+    `min_image_side` is twice the output's side: a resize by 2 or more hides how the image was scaled before it.
+    """
 
     def __init__(self, *, image_size: int = 224, mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD) -> None:
         """
@@ -93,6 +99,7 @@ class Blip2ImageEvalProcessor(BlipImageProcessor):
         _require_size(image_size)
         resize = v2.Resize((image_size, image_size), interpolation=v2.InterpolationMode.BICUBIC)
         super().__init__(geometry=resize, mean=mean, std=std)
+        self.min_image_side = 2 * image_size
 
 
 @registry.register_processor("blip_caption")

@@ -1,32 +1,54 @@
-"""A radiograph in DICOM → 8-bit display values, as the standard's grey-scale pipeline orders them.
+"""A radiograph in DICOM → an 8-bit grey image, as the standard's grey-scale pipeline orders it.
 
-    stored values → modality LUT or rescale → VOI LUT or window → inversion of MONOCHROME1 → 0..255
+    stored values → modality LUT or rescale → VOI LUT or window → inversion of MONOCHROME1 → 0..255 → square pixels
 
-(DICOM PS3.3 C.11.1, C.11.2 and C.7.6.3.1.2.) The result shows air black and bone white whatever the file stores.
+(DICOM PS3.3 C.11.1, C.11.2, C.7.6.3.1.2 and C.7.6.3.1.7.) The result shows air black and bone white whatever the file stores. Overlays
+are left out: they are annotation, not image. `dicom_header` reads the header, `dicom_pixels` decodes, `dicom_display` is the pipeline.
+
 Only projection radiographs (CR, DX, RG) are accepted: the model has never seen a CT slice, and would describe one all the same.
 """
 
-import struct
-from typing import Any, BinaryIO
+import functools
+import logging
+from dataclasses import dataclass
 
-import numpy as np
-import pydicom
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.errors import InvalidDicomError
-from pydicom.multival import MultiValue
-from pydicom.pixels import apply_modality_lut, apply_voi, apply_windowing
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from PIL import Image
 
 from xraygpt.common.errors import DataError
+from xraygpt.processors.dicom_display import display_table
+from xraygpt.processors.dicom_header import Elements, read_header
+from xraygpt.processors.dicom_pixels import decode_codes, read_layout
+
+logger = logging.getLogger(__name__)
 
 RADIOGRAPH_MODALITIES = ("CR", "DX", "RG")
 """Computed radiography, digital radiography, film; an absent modality (some de-identified sets drop it) is let through."""
 
-FALLBACK_PERCENTILES = (0.5, 99.5)
-"""The window where a file of more than 8 bits brings none: all but the darkest and brightest 0.5 % of its pixels."""
+BURNED_IN_ANNOTATION = "burned_in_annotation"
+"""The key of `Image.info` that is True where the file says that text, perhaps a name, is part of its pixels."""
+
+MAX_PIXEL_ASPECT = 4.0
+"""Height : width of a pixel, or width : height, beyond which the header is taken for wrong. Detectors and scanners stay below 2."""
+
+SQUARE_TOLERANCE = 0.01
+"""Pixels whose sides differ by less, as a share, are left alone: measured spacings are rounded."""
 
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")  # the first data element of files that lack the preamble, little endian
-_DAMAGED = (InvalidDicomError, OSError, EOFError, AttributeError, KeyError, TypeError, ValueError, struct.error)
+_MAX_BYTES_A_PIXEL = 4  # of a deflated file: 2 for the pixel, the rest for its header
+
+
+@dataclass(frozen=True)
+class DicomOptions:
+    """How to read a DICOM file.
+
+    Attributes:
+        window: which of several VOI LUTs or windows shows the image: the index (VOI LUTs first, then windows, from 0), or the
+            explanation that the file gives, such as "BONE", in either case. Files without any take percentiles of their values.
+        force_modality: also read what is no radiograph by its modality.
+    """
+
+    window: int | str = 0
+    force_modality: bool = False
 
 
 def is_dicom(signature: bytes) -> bool:
@@ -34,89 +56,76 @@ def is_dicom(signature: bytes) -> bool:
     return signature[128:132] == b"DICM" or signature[:2] in _FIRST_GROUPS
 
 
-def read_dicom(stream: BinaryIO, *, name: str, max_pixels: int) -> np.ndarray:
+def read_dicom(content: bytes, *, name: str, max_pixels: int, options: DicomOptions) -> Image.Image:
     """Read one radiograph.
 
     Args:
-        stream: the file's content.
-        name: what to call it in an error.
-        max_pixels: the largest rows x columns that is decoded.
+        content: the whole file.
+        name: what to call it in an error or a warning.
+        max_pixels: the largest rows x columns that is decoded or made.
+        options: which window, and whether the modality matters.
 
     Returns:
-        uint8 array [rows, columns], 0 = black (air), 255 = white.
+        A Pillow image of mode "L" with square pixels, 0 = black (air), 255 = white. Its `info` is empty but for
+        `BURNED_IN_ANNOTATION`, where the file says so; then there is also a warning in the log, once for each name.
 
     Raises:
-        DataError: no radiograph, several frames, colour, too large, damaged, or compressed in a way that no installed decoder reads.
+        DataError: no radiograph, several frames, colour, too large, damaged, compressed in a way that no installed decoder reads, or
+            without the window that was asked for.
     """
-    try:
-        dataset = pydicom.dcmread(stream, force=True)
-        _require_radiograph(dataset, name, max_pixels)
-        return _display_values(_decode_pixels(dataset, name), dataset)
-    except _DAMAGED as error:
-        raise DataError(f"{name}: the DICOM file is damaged or incomplete ({error}).") from error
+    elements, syntax = read_header(content, name=name, max_bytes=_MAX_BYTES_A_PIXEL * max_pixels)
+    _require_radiograph(elements, options)
+    layout = read_layout(elements, max_pixels=max_pixels)
+    aspect = _pixel_aspect(elements)
+    codes = decode_codes(elements, layout, syntax)
+    image = _with_square_pixels(Image.fromarray(display_table(codes, elements, window=options.window)[codes]), aspect, name, max_pixels)
+    if elements.code("BurnedInAnnotation") == "YES":
+        _warn_of_burned_in_annotation(name)
+        image.info[BURNED_IN_ANNOTATION] = True
+    return image
 
 
-def _require_radiograph(dataset: Dataset, name: str, max_pixels: int) -> None:
-    modality = dataset.get("Modality") or ""
-    if modality and modality not in RADIOGRAPH_MODALITIES:
-        raise DataError(f"{name}: modality {modality}; only radiographs ({', '.join(RADIOGRAPH_MODALITIES)}) are read.")
-    if "PixelData" not in dataset:
-        raise DataError(f"{name}: the DICOM file holds no pixel data.")
-    if (frames := int(dataset.get("NumberOfFrames") or 1)) != 1:
+def _require_radiograph(elements: Elements, options: DicomOptions) -> None:
+    name = elements.name
+    modality = elements.code("Modality")
+    if modality and modality not in RADIOGRAPH_MODALITIES and not options.force_modality:
+        known = ", ".join(RADIOGRAPH_MODALITIES)
+        raise DataError(f"{name}: modality {modality}; only radiographs ({known}) are read. To read it all the same: --force-modality.")
+    if not elements.values("PixelData"):
+        raise DataError(f"{name}: the DICOM file holds no pixel data, or is cut short before them.")
+    if (frames := elements.integer("NumberOfFrames", 1)) != 1:
         raise DataError(f"{name}: {frames} frames; a radiograph has one. Export the frame that is meant.")
-    photometric = dataset.get("PhotometricInterpretation")
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise DataError(f"{name}: photometric interpretation {photometric}; a radiograph is MONOCHROME1 or MONOCHROME2.")
-    if dataset.Rows * dataset.Columns > max_pixels:
-        raise DataError(f"{name}: {dataset.Columns} x {dataset.Rows} pixels; at most {max_pixels} are decoded.")
+    photometric, samples = elements.code("PhotometricInterpretation"), elements.integer("SamplesPerPixel", 1)
+    if photometric not in ("MONOCHROME1", "MONOCHROME2") or samples != 1:
+        found = f"photometric interpretation {photometric or 'missing'} with {samples} samples a pixel"
+        raise DataError(f"{name}: {found}; a radiograph is MONOCHROME1 or MONOCHROME2, with one.")
 
 
-def _decode_pixels(dataset: Dataset, name: str) -> np.ndarray:
-    if "TransferSyntaxUID" not in getattr(dataset, "file_meta", {}):
-        dataset.file_meta = FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = _parsed_syntax(dataset)
-    try:
-        return dataset.pixel_array
-    except RuntimeError as error:  # how pydicom reports that every decoder of a compression is missing or failed
-        syntax = dataset.file_meta.TransferSyntaxUID.name
-        raise DataError(
-            f"{name}: no installed decoder reads {syntax!r}. Install pylibjpeg with pylibjpeg-openjpeg (JPEG 2000), "
-            f"pyjpegls (JPEG-LS) or python-gdcm (every JPEG). pydicom says: {error}"
-        ) from error
+def _pixel_aspect(elements: Elements) -> float:
+    """Height of a pixel divided by its width.
+
+    The first element that states two positive numbers decides; files exist that fill in 0 and 0, or a single number, which says nothing.
+    """
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"):
+        sides = elements.numbers(keyword)
+        if len(sides) == 2 and min(sides) > 0:
+            height, width = sides
+            if not 1 / MAX_PIXEL_ASPECT <= height / width <= MAX_PIXEL_ASPECT:
+                raise DataError(f"{elements.name}: pixels of {height:g} by {width:g} ({keyword}); no detector makes such. Is the file damaged?")
+            return height / width
+    return 1.0
 
 
-def _parsed_syntax(dataset: Dataset) -> UID:
-    """A bare dataset (no file meta) is uncompressed; its transfer syntax is how its elements were just parsed."""
-    is_implicit, is_little_endian = dataset.original_encoding
-    if is_implicit:
-        return ImplicitVRLittleEndian
-    return ExplicitVRLittleEndian if is_little_endian else ExplicitVRBigEndian
+def _with_square_pixels(image: Image.Image, aspect: float, name: str, max_pixels: int) -> Image.Image:
+    """Stretch the coarser axis, so that no detail is lost."""
+    if abs(aspect - 1) < SQUARE_TOLERANCE:
+        return image
+    width, height = (image.width, round(image.height * aspect)) if aspect > 1 else (round(image.width / aspect), image.height)
+    if width * height > max_pixels:
+        raise DataError(f"{name}: {width} x {height} pixels once they are square; at most {max_pixels} are made.")
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def _display_values(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
-    values = apply_modality_lut(stored, dataset)
-    values, low, high = _values_of_interest(values, dataset)
-    unit = np.clip((values.astype(np.float64) - low) / max(high - low, np.finfo(np.float64).tiny), 0, 1)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":  # the lowest value is meant to be shown white
-        unit = 1 - unit
-    return np.rint(unit * 255).astype(np.uint8)
-
-
-def _values_of_interest(values: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, float, float]:
-    """Apply the file's first VOI LUT or window; return the result and the values that mean black and white."""
-    if dataset.get("VOILUTSequence"):
-        entry_bits = dataset.VOILUTSequence[0].LUTDescriptor[2]
-        return apply_voi(values, dataset), 0, 2**entry_bits - 1
-    if dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
-        center, width = _first(dataset.WindowCenter), _first(dataset.WindowWidth)
-        low, high = apply_windowing(np.array([center - 100 * width, center + 100 * width]), dataset)  # far outside the window
-        return apply_windowing(values, dataset), low, high
-    if dataset.BitsStored == 8 and dataset.PixelRepresentation == 0:  # display values already, up to the rescale
-        low, high = apply_modality_lut(np.array([0, 255], dtype=np.uint8), dataset)
-    else:
-        low, high = np.percentile(values, FALLBACK_PERCENTILES)
-    return values, float(low), float(high)
-
-
-def _first(value: Any) -> float:
-    return float(value[0] if isinstance(value, MultiValue) else value)
+@functools.cache  # once a file, not once an epoch
+def _warn_of_burned_in_annotation(name: str) -> None:
+    logger.warning("%s: the file says that annotation is burned into its pixels; it may name the patient.", name)

@@ -9,11 +9,15 @@ Grey images stay grey (mode "L", one byte a pixel); only files that store colour
 | grey or colour + alpha   | "L" or "RGB", laid over black: the surround of a radiograph is black, and hidden pixels stay hidden |
 | palette                  | "L" if every colour of the palette is grey, else "RGB"                                           |
 | CMYK                     | refused: a print format whose conversion needs a colour profile                                  |
-| DICOM                    | "L", see `dicom_io`                                                                              |
+| DICOM                    | "L", see `dicom_io`                                                                                 |
 
-An EXIF orientation is applied. A file that cannot be used is a `DataError` that names it and says why.
+An EXIF orientation is applied. Nothing else that a file says beside its pixels (EXIF, text, colour profile, comment, DICOM element) is
+kept in the image's `info`, so that an image that is saved again tells nothing about the patient.
+
+A file that cannot be used is a `DataError` that names it and says why.
 """
 
+import stat
 import struct
 import zlib
 from io import BytesIO
@@ -25,23 +29,36 @@ from PIL import Image, ImageOps
 
 from xraygpt.common.errors import DataError
 from xraygpt.processors import dicom_io
+from xraygpt.processors.dicom_io import DicomOptions
 
 MAX_PIXELS = 80_000_000
 """Checked before decoding. The largest radiographs have about 20 million; a small file that unpacks to more is an accident or an attack."""
 
+MAX_FILE_BYTES = 2**29
+"""Checked before reading: more than `MAX_PIXELS` need uncompressed, at 16 bits and in colour."""
+
 DETECTOR_BITS = (8, 10, 12, 14, 16)
 """Bit depths that X-ray detectors deliver, smallest first."""
 
+_FIRST_WINDOW = DicomOptions()
 _SIGNATURE_BYTES = 132  # a DICOM file says so at byte 128
 _GIT_LFS_POINTER = b"version https://git-lfs"
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+_DECODING_ERRORS = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error, zlib.error)
 
 
-def open_image(source: Path | str | BinaryIO) -> Image.Image:
+def open_image(source: Path | str | BinaryIO, *, min_side: int | None = None, dicom: DicomOptions = _FIRST_WINDOW) -> Image.Image:
     """Open an image file, or a binary stream of one, completely decoded.
 
+    Args:
+        source: a path, or a stream opened in binary mode.
+        min_side: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its shorter side keeps this many pixels, at least 1:
+            several times as fast, and the same image after a resize to half of `min_side` or less, to a fraction of a grey level.
+            None decodes in full.
+        dicom: how to read a DICOM file.
+
     Returns:
-        A Pillow image of mode "L" (grey) or "RGB" (colour), 8 bits a channel, upright.
+        A Pillow image of mode "L" (grey) or "RGB" (colour), 8 bits a channel, upright. `info` is empty, but for
+        `dicom_io.BURNED_IN_ANNOTATION`.
 
     Raises:
         DataError: the file is missing, empty, damaged, too large, no image, or an image that is no single radiograph.
@@ -54,18 +71,31 @@ def open_image(source: Path | str | BinaryIO) -> Image.Image:
     if signature.startswith(_GIT_LFS_POINTER):
         raise DataError(f"{name}: this is a Git LFS pointer, not the image itself. Fetch the content with `git lfs pull`.")
     if dicom_io.is_dicom(signature):
-        return Image.fromarray(dicom_io.read_dicom(BytesIO(content), name=name, max_pixels=MAX_PIXELS))
-    return _decode(content, name)
+        return dicom_io.read_dicom(content, name=name, max_pixels=MAX_PIXELS, options=dicom)
+    return _decode(content, name, min_side)
 
 
 def _read(source: Path | str | BinaryIO, name: str) -> bytes:
     try:
-        return Path(source).read_bytes() if isinstance(source, str | Path) else source.read()
-    except OSError as error:
-        raise DataError(f"{name}: cannot be read ({error.strerror or error}).") from error
+        if isinstance(source, str | Path):
+            status = Path(source).stat()
+            if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
+                raise DataError(f"{name}: a directory, pipe or device, not an image file.")
+            content = Path(source).read_bytes() if status.st_size <= MAX_FILE_BYTES else b""
+            size = status.st_size
+        else:
+            content = source.read(MAX_FILE_BYTES + 1)
+            size = len(content)
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path, a closed stream
+        raise DataError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+    if size > MAX_FILE_BYTES:
+        raise DataError(f"{name}: larger than {MAX_FILE_BYTES} bytes, which no radiograph needs.")
+    if not isinstance(content, bytes):
+        raise DataError(f"{name}: the stream delivers {type(content).__name__}, not bytes. Open it in binary mode.")
+    return content
 
 
-def _decode(content: bytes, name: str) -> Image.Image:
+def _decode(content: bytes, name: str, min_side: int | None) -> Image.Image:
     """Decode PNG or JPEG bytes; the header's size is checked before any pixel is unpacked."""
     try:
         image = Image.open(BytesIO(content), formats=("PNG", "JPEG"))
@@ -78,10 +108,13 @@ def _decode(content: bytes, name: str) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise DataError(f"{name}: {image.width} x {image.height} pixels; at most {MAX_PIXELS} are decoded. Scale the image down.")
     try:
-        image.load()
-        return _to_grey_or_rgb(ImageOps.exif_transpose(image), name)
+        if min_side is not None:
+            image.draft(None, (min_side, min_side))  # JPEG only, and never below this size
+        upright = _to_grey_or_rgb(ImageOps.exif_transpose(image), name)  # a copy, which knows no more of the file than its info
     except _DECODING_ERRORS as error:
         raise DataError(f"{name}: the image is damaged or cut short ({error}).") from error
+    upright.info = {}
+    return upright
 
 
 def _to_grey_or_rgb(image: Image.Image, name: str) -> Image.Image:

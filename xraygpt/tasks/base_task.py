@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from xraygpt.common.config import Config
+from xraygpt.common.config import Config, builder_name
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.logger import MetricLogger, SmoothedValue
 from xraygpt.common.registry import registry
@@ -45,7 +45,7 @@ class BaseTask:
         datasets: dict[str, dict[str, Any]] = {}
         for key, dataset_config in cfg.datasets_cfg.items():
             name = str(key)
-            builder: BaseDatasetBuilder = registry.get_builder_class(name)(dataset_config)
+            builder: BaseDatasetBuilder = registry.get_builder_class(builder_name(name, dataset_config))(dataset_config)
             datasets[name] = builder.build_datasets()
             sizes = ", ".join(f"{split} {len(dataset)}" for split, dataset in datasets[name].items())
             logger.info("Dataset %s: %s", name, sizes)

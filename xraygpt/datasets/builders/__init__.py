@@ -2,11 +2,18 @@
 
 from xraygpt.common.registry import registry
 from xraygpt.datasets.builders.base_dataset_builder import BaseDatasetBuilder, DatasetConfig, ProcessorConfigs
-from xraygpt.datasets.builders.image_text_pair_builder import ImageTextPairBuilder, MIMICBuilder, OpenIBuilder, load_annotations
+from xraygpt.datasets.builders.image_text_pair_builder import (
+    FolderBuilder,
+    ImageTextPairBuilder,
+    MIMICBuilder,
+    OpenIBuilder,
+    load_annotations,
+)
 
 __all__ = [
     "BaseDatasetBuilder",
     "DatasetConfig",
+    "FolderBuilder",
     "ImageTextPairBuilder",
     "MIMICBuilder",
     "OpenIBuilder",

@@ -9,6 +9,7 @@ from xraygpt.common.files import ANNOTATIONS_NAME
 from xraygpt.common.registry import registry
 from xraygpt.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from xraygpt.datasets.datasets import CaptionDataset, MIMICDataset, OpenIDataset
+from xraygpt.datasets.preparation.splits import require_no_leakage
 
 
 class ImageTextPairBuilder(BaseDatasetBuilder):
@@ -20,19 +21,25 @@ class ImageTextPairBuilder(BaseDatasetBuilder):
     dataset_cls: ClassVar[type[CaptionDataset]] = CaptionDataset
 
     def build_datasets(self) -> dict[str, Any]:
-        """`{split: dataset}` for the splits that the folder has."""
+        """`{split: dataset}` for the splits that the folder has.
+
+        Raises:
+            DataError: the folder is not a prepared one, or a subject or study stands in two of its splits.
+        """
         storage = Path(self.config.storage).expanduser()
+        annotations = load_annotations(storage / ANNOTATIONS_NAME)
+        require_no_leakage(annotations, str(storage))
         by_split: dict[str, list[dict[str, Any]]] = {}
-        for ann in load_annotations(storage / ANNOTATIONS_NAME):
+        for ann in annotations:
             by_split.setdefault(ann.get("split", "train"), []).append(ann)
         datasets = {}
-        for split, annotations in by_split.items():
+        for split, of_split in by_split.items():
             vis_processor, text_processor = self.build_processors(split)
             datasets[split] = self.dataset_cls(
                 vis_processor=vis_processor,
                 text_processor=text_processor,
                 vis_root=storage / "image",
-                annotations=annotations,
+                annotations=of_split,
                 sample_ratio=self.config.sample_ratio if split == "train" else None,
             )
         return datasets
@@ -60,12 +67,24 @@ class OpenIBuilder(ImageTextPairBuilder):
     }
 
 
-def load_annotations(path: Path) -> list[dict[str, Any]]:
+@registry.register_builder("folder")
+class FolderBuilder(ImageTextPairBuilder):
+    """Any prepared folder, under any name: `my_data: {type: folder, storage: data/my_data}`."""
+
+    DATASET_CONFIG_DICT: ClassVar = {"folder": "configs/datasets/folder/defaults.yaml"}
+
+
+def load_annotations(path: Path, *, captions_required: bool = True) -> list[dict[str, Any]]:
     """The annotations of a prepared folder, checked.
+
+    Args:
+        path: its `filter_cap.json`.
+        captions_required: off for images without texts, which a model may describe but not learn from; captions are then not checked.
 
     Raises:
         DataError: the file is missing or not JSON, or an annotation lacks a text "image_id" or "caption", or names a path outside.
     """
+    required = ("image_id", "caption") if captions_required else ("image_id",)
     try:
         annotations = json.loads(path.read_text(encoding="utf-8"))["annotations"]
     except FileNotFoundError:
@@ -74,16 +93,18 @@ def load_annotations(path: Path) -> list[dict[str, Any]]:
         raise DataError(f'{path} must be JSON of the form {{"annotations": [...]}}: {error!r}') from error
     if not isinstance(annotations, list):
         raise DataError(f'{path}: "annotations" must be a list, not {type(annotations).__name__}.')
-    problems = [f"annotation {i}: {problem}" for i, ann in enumerate(annotations) if (problem := _problem_of(ann))]
+    if captions_required and annotations and not any(isinstance(ann, dict) and "caption" in ann for ann in annotations):
+        raise DataError(f"{path}: images without texts. Such a folder is for xraygpt generate; training and scoring need texts.")
+    problems = [f"annotation {i}: {problem}" for i, ann in enumerate(annotations) if (problem := _problem_of(ann, required))]
     if problems:
         raise DataError(f"{path}: {len(problems)} of {len(annotations)} annotations cannot be used:\n  " + "\n  ".join(problems[:10]))
     return annotations
 
 
-def _problem_of(ann: Any) -> str:
+def _problem_of(ann: Any, required: tuple[str, ...]) -> str:
     if not isinstance(ann, dict):
         return f"expected an object, got {ann!r:.60}"
-    for key in ("image_id", "caption"):
+    for key in required:
         if not isinstance(ann.get(key), str) or not ann[key].strip():
             return f'"{key}" must be a non-empty text, got {ann.get(key)!r:.60}'
     image_id = Path(ann["image_id"])

@@ -29,7 +29,7 @@ class CaptionDataset(BaseDataset):
         """The sample at an index (evaluation), or of a `Draw` of the training order, whose seed fixes the crop and the prompt."""
         index, seed = (key.index, key.seed) if isinstance(key, Draw) else (key, stateless_seed(0, key))
         ann = self.annotation[index]
-        image = open_image(self.image_path(ann["image_id"]))
+        image = open_image(self.image_path(ann["image_id"]), min_side=getattr(self.vis_processor, "min_image_side", None))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reach for every GPU, for each sample
             pixels = self.vis_processor(image)

@@ -22,10 +22,11 @@ from tqdm import tqdm
 
 from xraygpt import __version__
 from xraygpt.common.errors import DataError
+from xraygpt.common.files import atomic_folder, sha256_file
 from xraygpt.datasets.preparation.phantom_film import render_film
 from xraygpt.datasets.preparation.phantom_findings import FINDING_KINDS, sample_findings
 from xraygpt.datasets.preparation.phantom_report import REPORT_STYLES, write_report
-from xraygpt.datasets.preparation.prepared_folder import MANIFEST_NAME, new_folder, write_annotations
+from xraygpt.datasets.preparation.prepared_folder import MANIFEST_NAME, require_replaceable, write_annotations, write_manifest
 from xraygpt.datasets.preparation.splits import SPLITS
 
 MIN_STUDIES = 5  # two studies a subject, and a subject for each split
@@ -76,21 +77,23 @@ def generate_phantoms(storage: str | Path, options: PhantomOptions, *, workers: 
     storage = Path(storage)
     if storage.exists():
         made_with = _manifest_of_phantoms(storage)
-        if made_with["options"] == asdict(options) and made_with["xraygpt_version"] == __version__:
+        if made_with["options"] == asdict(options) and made_with["versions"] == {"xraygpt": __version__}:
             return False
         if not overwrite:
             raise DataError(f"{storage} holds phantoms made with other options. Give another --out, or --overwrite to replace them.")
-    with new_folder(storage, overwrite=overwrite) as folder:
+    require_replaceable(storage, overwrite=overwrite)
+    with atomic_folder(storage) as folder:
         (folder / "image").mkdir()
         annotations = list(_write_studies(folder, options, workers))
-        write_annotations(
-            folder,
-            annotations,
-            dataset=f"phantom/{options.collection}",
-            options=asdict(options),
-            sources={},
-            counts=_count_findings(annotations),
-        )
+        manifest = {
+            "dataset": f"phantom/{options.collection}",
+            "versions": {"xraygpt": __version__},
+            "options": asdict(options),
+            "counts": _count_findings(annotations),
+        }
+        write_annotations(folder, annotations)
+        images = ((path.stem, sha256_file(path)) for path in (folder / "image").iterdir())
+        write_manifest(folder, manifest, annotations, images)
     return True
 
 

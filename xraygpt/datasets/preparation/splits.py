@@ -5,6 +5,10 @@ The same study is in the same split whatever else is prepared with it, in whatev
 """
 
 import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from xraygpt.common.errors import DataError
 
 SPLITS = ("train", "val", "test")
 VAL_PERCENT = 10
@@ -20,3 +24,28 @@ def split_of(group_id: str) -> str:
     if percentile < TEST_PERCENT:
         return "test"
     return "val" if percentile < TEST_PERCENT + VAL_PERCENT else "train"
+
+
+def divided_groups(annotations: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Subjects, and studies, that stand in more than one split: "subject 17" → ["train", "test"]."""
+    found: dict[str, set[str]] = {}
+    for annotation in annotations:
+        for key in ("subject_id", "study_id"):
+            if annotation.get(key) and annotation.get("split"):
+                found.setdefault(f"{key.removesuffix('_id')} {annotation[key]}", set()).add(annotation["split"])
+    return {group: sorted(splits) for group, splits in found.items() if len(splits) > 1}
+
+
+def require_no_leakage(annotations: Iterable[Mapping[str, Any]], where: str) -> None:
+    """Refuse annotations in which a subject or a study stands in more than one split.
+
+    Raises:
+        DataError: names the first of them.
+    """
+    divided = divided_groups(annotations)
+    if divided:
+        examples = "\n  ".join(f"{group}: {', '.join(splits)}" for group, splits in list(divided.items())[:10])
+        raise DataError(
+            f"{where}: {len(divided)} subjects or studies stand in more than one split, so that what is tested would have been trained "
+            f"on:\n  {examples}\nGive all images of a subject the same split."
+        )

@@ -1,0 +1,117 @@
+"""`xraygpt data show FOLDER`: what a prepared folder holds, what is wrong with it, and a page of random images with their texts."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from xraygpt.common.errors import DataError
+from xraygpt.datasets.preparation.contact_sheet import make_tile, write_contact_sheet
+from xraygpt.datasets.preparation.folder_checks import Issue, find_issues, hash_images, image_files, read_manifest
+from xraygpt.datasets.preparation.folder_summary import (
+    STATUSES,
+    FindingCounts,
+    FolderSummary,
+    Lengths,
+    choose,
+    of_split,
+    read_samples,
+    summarize,
+    summary_rows,
+)
+from xraygpt.evaluation import FINDINGS, read_findings
+from xraygpt.evaluation.report_html import NOTICE
+
+BAR_WIDTH = 40  # characters of the histogram's longest bar
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the actions and the options of each."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    show = actions.add_parser("show", help="count, check and look at a prepared folder")
+    show.add_argument("folder", type=Path, metavar="FOLDER", help="a prepared folder, such as data/openi")
+    show.add_argument("--split", metavar="NAME", help="count and show this split alone; the checks are always of all")
+    show.add_argument("--page", type=Path, metavar="FILE", help="the page to write (default: output/data/<name of FOLDER>.html)")
+    show.add_argument("--images", type=int, default=24, metavar="N", help="images on the page, drawn at random (default: 24)")
+    show.add_argument("--seed", type=int, default=0, help="seed of that draw (default: 0)")
+    show.add_argument("--no-page", action="store_true", help="print only")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the summary and the issues, write the page. Returns 1 if there is leakage between splits."""
+    if args.images < 0:
+        raise DataError(f"--images must be 0 or more, got {args.images}.")
+    samples = read_samples(args.folder)
+    shown = of_split(samples, args.split) if args.split else samples
+    files = image_files(args.folder)
+    hashes = hash_images(args.folder, samples, files)
+    issues = find_issues(args.folder, samples, files, hashes)
+    summary = summarize(shown, read_statuses=read_statuses, findings=FINDINGS, seed=args.seed)
+    print(format_summary(summary))
+    print(f"\n{format_issues(issues)}")
+    if not args.no_page:
+        page = args.page or Path("output", "data", f"{args.folder.resolve().name}.html")
+        details = {"Folder": str(args.folder), **({"Split": args.split} if args.split else {}), "Images compared by": hashes.origin}
+        manifest = read_manifest(args.folder)
+        details |= {label: str(manifest[key]) for label, key in (("Data set", "dataset"), ("xraygpt", "xraygpt_version")) if key in manifest}
+        tiles = [
+            make_tile(sample, args.folder, files)
+            for sample in choose(shown, count=args.images, seed=args.seed, key=lambda sample: sample.image_id)
+        ]
+        title = f"Data: {args.folder.resolve().name}"
+        write_contact_sheet(page, title=title, notice=NOTICE, details=details, summary=summary, issues=issues, tiles=tiles)
+        print(f"\nWritten: {page} (it holds images and texts of the data: keep it only where the data may be kept)")
+    return 1 if any(issue.level == "error" for issue in issues) else 0
+
+
+def read_statuses(text: str) -> dict[str, str]:
+    """Finding → the strongest that a report says of it: "present", else "uncertain", else "absent"."""
+    statuses: dict[str, str] = {}
+    for item in read_findings(text):
+        statuses[item.finding] = min(item.status, statuses.get(item.finding, "absent"), key=STATUSES.index)
+    return statuses
+
+
+def format_summary(summary: FolderSummary) -> str:
+    """The numbers as text: single ones, splits, lengths, findings."""
+    lines = [f"{what:<24}{value}" for what, value in summary_rows(summary)]
+    lines += ["", f"{'split':<16}{'studies':>12}{'images':>12}"]
+    for split, size in summary.splits.items():
+        studies = f"{size.studies:,}" if summary.studies is not None else "–"
+        lines.append(f"{split or 'not named':<16}{studies:>12}{size.images:>12,}")
+    if summary.lengths:
+        lines += ["", *_length_lines(summary.lengths)]
+    if summary.findings:
+        lines += ["", *_finding_lines(summary.findings)]
+    return "\n".join(lines)
+
+
+def format_issues(issues: Sequence[Issue]) -> str:
+    """One line an issue, and one with its examples."""
+    lines = ["checks of the whole folder" + ("" if issues else ": nothing was found")]
+    for issue in issues:
+        lines.append(f"{issue.level.upper() if issue.level == 'error' else issue.level:<8}{issue.count:>9,} {issue.what}")
+        if issue.examples:
+            lines.append(f"{'':<18}{', '.join(issue.examples)}{', …' if issue.count > len(issue.examples) else ''}")
+    return "\n".join(lines)
+
+
+def _length_lines(lengths: Lengths) -> list[str]:
+    most = max(count for _, _, count in lengths.bins)
+    lines = [f"words of a text: min {lengths.minimum:,}, median {lengths.median:,}, p95 {lengths.p95:,}, max {lengths.maximum:,}"]
+    for first, last, count in lengths.bins:
+        label = f"{first}+" if last is None else f"{first}–{last}" if last > first else f"{first}"
+        bar = "█" * round(BAR_WIDTH * count / most) or ("▏" if count else "")
+        lines.append(f"{label:>11}{count:>10,}  {bar}".rstrip())
+    return lines
+
+
+def _finding_lines(findings: FindingCounts) -> list[str]:
+    sample = f" drawn at random from {findings.studies_with_text:,}" if findings.studies_read < findings.studies_with_text else ""
+    lines = [
+        f"findings that the texts of {findings.studies_read:,} studies{sample} state",
+        f"{'':<20}" + "".join(f"{status:>18}" for status in STATUSES),
+    ]
+    for finding, counts in findings.counts.items():
+        numbers = "".join(f"{counts[status]:>9,} ({counts[status] / findings.studies_read:6.1%})" for status in STATUSES)
+        lines.append(f"{finding.replace('_', ' '):<20}{numbers}")
+    return lines

@@ -1,0 +1,202 @@
+"""From the pixel data of a DICOM file to stored codes: unpacked or decompressed, and cut to the bits that are the image's own.
+
+| stored as                                      | decoded by                                                           |
+| ---------------------------------------------- | -------------------------------------------------------------------- |
+| uncompressed, RLE                              | pydicom                                                              |
+| JPEG Baseline, JPEG Extended of 8 bits         | Pillow                                                               |
+| JPEG 2000, High-Throughput JPEG 2000           | pylibjpeg-openjpeg                                                   |
+| JPEG Lossless                                  | python-gdcm (the extra `gdcm`)                                       |
+| JPEG-LS                                        | pyjpegls or python-gdcm (the extra `gdcm`)                           |
+| JPEG Extended of 12 bits                       | nothing of a free licence; the error says how to convert the file    |
+
+pylibjpeg-libjpeg, which reads every JPEG, is used where it is installed. It is under GPLv3 and therefore not offered.
+"""
+
+import logging
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from pydicom.encaps import get_frame
+from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import Decoder
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+from xraygpt.common.errors import DataError
+from xraygpt.processors.dicom_header import UNREADABLE, Elements
+
+PLUGINS: dict[str, tuple[str, ...]] = {
+    RLELossless: ("pydicom",),
+    JPEGBaseline8Bit: ("pillow",),
+    JPEGExtended12Bit: ("pillow", "pylibjpeg"),
+    JPEG2000Lossless: ("pylibjpeg",),
+    JPEG2000: ("pylibjpeg",),
+    HTJ2KLossless: ("pylibjpeg",),
+    HTJ2KLosslessRPCL: ("pylibjpeg",),
+    HTJ2K: ("pylibjpeg",),
+    JPEGLossless: ("gdcm", "pylibjpeg"),
+    JPEGLosslessSV1: ("gdcm", "pylibjpeg"),
+    JPEGLSLossless: ("pyjpegls", "gdcm", "pylibjpeg"),
+    JPEGLSNearLossless: ("pyjpegls", "gdcm", "pylibjpeg"),
+}
+"""Compressed transfer syntax → pydicom's plugins for it, best first: what else is installed does not change an image."""
+
+_FRAME_HEADERS = {0xFF00 | code for code in (*range(0xC0, 0xD0), 0xF7)} - {0xFFC4, 0xFFC8, 0xFFCC}  # 0xF7: JPEG-LS
+_LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K)
+_GDCM_HINT = 'Install its decoder with `pip install "xraygpt[gdcm]"`.'
+_CONVERT_HINT = "Convert the file to an uncompressed one first, for example with `dcmdjpeg` of DCMTK."
+
+logging.getLogger("pydicom.pixels.decoders").setLevel(logging.CRITICAL)  # it logs a traceback beside the error that it raises
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelLayout:
+    """How the pixels of one frame are stored; see PS3.3 C.7.6.3."""
+
+    rows: int
+    columns: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    is_signed: bool
+
+
+def read_layout(elements: Elements, *, max_pixels: int) -> PixelLayout:
+    """Read how the pixels are stored.
+
+    Raises:
+        DataError: an element is missing or contradicts another, or rows x columns are more than `max_pixels`.
+    """
+    bits_stored = elements.integer("BitsStored")
+    layout = PixelLayout(
+        rows=elements.integer("Rows"),
+        columns=elements.integer("Columns"),
+        bits_allocated=elements.integer("BitsAllocated"),
+        bits_stored=bits_stored,
+        high_bit=elements.integer("HighBit", bits_stored - 1),
+        is_signed=elements.integer("PixelRepresentation", 0) == 1,
+    )
+    if layout.rows < 1 or layout.columns < 1:
+        raise DataError(f"{elements.name}: {layout.columns} x {layout.rows} pixels; there is no image.")
+    if layout.rows * layout.columns > max_pixels:
+        raise DataError(f"{elements.name}: {layout.columns} x {layout.rows} pixels; at most {max_pixels} are decoded.")
+    if layout.bits_allocated not in (8, 16) or not 1 <= layout.bits_stored <= layout.high_bit + 1 <= layout.bits_allocated:
+        bits = f"bits allocated {layout.bits_allocated}, bits stored {layout.bits_stored}, high bit {layout.high_bit}"
+        raise DataError(f"{elements.name}: {bits}; 8 or 16 allocated, and the others within them, were expected.")
+    return layout
+
+
+def decode_codes(elements: Elements, layout: PixelLayout, syntax: UID) -> np.ndarray:
+    """Decode the one frame.
+
+    Returns:
+        Array [rows, columns] of unsigned integers below 2^BitsStored; a signed value is left as its two's complement. What some
+        files keep in the remaining bits, old overlays among it, is gone.
+
+    Raises:
+        DataError: the pixel data are damaged or cut short, or no installed decoder reads them.
+    """
+    data = elements.values("PixelData")[0]
+    if not isinstance(data, bytes):
+        raise elements.damaged("PixelData")
+    holds_words = syntax not in PLUGINS or syntax == RLELossless  # all bits of a word are kept, not only the image's own
+    try:
+        decoder, plugin = _decoder(data, layout, syntax, elements.name)
+        stored, _ = decoder.as_array(
+            data,
+            index=0,
+            decoding_plugin=plugin,
+            rows=layout.rows,
+            columns=layout.columns,
+            number_of_frames=1,
+            samples_per_pixel=1,
+            photometric_interpretation="MONOCHROME2",
+            bits_allocated=layout.bits_allocated,
+            bits_stored=layout.bits_allocated if holds_words else layout.bits_stored,  # pydicom would drop the high bits, see _own_bits
+            pixel_representation=int(layout.is_signed),
+            pixel_keyword="PixelData",
+            pixel_vr=elements.code("PixelDataVR"),
+        )
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"{elements.name}: the pixel data are damaged or cut short ({reason}).") from error
+    return _own_bits(stored, layout, shift=layout.high_bit + 1 - layout.bits_stored if holds_words else 0, is_lossy=syntax in _LOSSY)
+
+
+def _decoder(data: bytes, layout: PixelLayout, syntax: UID, name: str) -> tuple[Decoder, str]:
+    """The decoder of a transfer syntax, and the plugin that it is to use ("" where it needs none)."""
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError as error:
+        raise DataError(f"{name}: stored as {syntax.name}, which is not read. {_CONVERT_HINT}") from error
+    if syntax not in PLUGINS:
+        return decoder, ""
+    plugins, hint = PLUGINS[syntax], _GDCM_HINT
+    if syntax != RLELossless:
+        bits = _code_stream_bits(get_frame(data, 0, number_of_frames=1), layout, name)
+        if syntax == JPEGExtended12Bit and bits > 8:
+            plugins, hint = ("pylibjpeg",), _CONVERT_HINT
+    plugin = next((plugin for plugin in plugins if plugin in decoder.available_plugins), None)
+    if plugin is None:
+        raise DataError(f"{name}: compressed as {syntax.name}, for which no decoder is installed. {hint}")
+    return decoder, plugin
+
+
+def _code_stream_bits(frame: bytes, layout: PixelLayout, name: str) -> int:
+    """The bits of a sample of a JPEG, JPEG-LS or JPEG 2000 code stream, after its own header was held against that of the file.
+
+    Decoders trust the code stream. One that is larger than the file says could fill the memory, and ends the process in gdcm.
+    """
+    columns, rows, components, bits = _jpeg_2000_header(frame) or _jpeg_header(frame)
+    if (columns, rows, components) != (layout.columns, layout.rows, 1) or bits > layout.bits_allocated:
+        found = f"{columns} x {rows} pixels of {components} x {bits} bits"
+        expected = f"{layout.columns} x {layout.rows} of 1 x {layout.bits_allocated} at most"
+        raise DataError(f"{name}: the compressed image is of {found}; the DICOM header says {expected}.")
+    return bits
+
+
+def _jpeg_2000_header(frame: bytes) -> tuple[int, int, int, int] | None:
+    """Columns, rows, components and bits of a JPEG 2000 code stream (ISO 15444-1, A.5.1); None if it is none."""
+    if (start := frame.find(b"\xff\x4f\xff\x51")) < 0:  # SOC and SIZ; in a JP2 container boxes stand before them
+        return None
+    right, bottom, left, top, components, depth = struct.unpack_from(">IIII16xHB", frame, start + 8)
+    return right - left, bottom - top, components, (depth & 0x7F) + 1
+
+
+def _jpeg_header(frame: bytes) -> tuple[int, int, int, int]:
+    """Columns, rows, components and bits of a JPEG or JPEG-LS code stream, from its first frame header (ISO 10918-1, B.2.2)."""
+    position = 2
+    while True:
+        marker, length = struct.unpack_from(">HH", frame, position)
+        if marker in _FRAME_HEADERS:
+            bits, rows, columns, components = struct.unpack_from(">BHHB", frame, position + 4)
+            return columns, rows, components, bits
+        if marker == 0xFFFF:  # a fill byte
+            position += 1
+        elif marker > 0xFF00:
+            position += 2 + length
+        else:
+            raise ValueError("no JPEG marker where one must be")
+
+
+def _own_bits(stored: np.ndarray, layout: PixelLayout, *, shift: int, is_lossy: bool) -> np.ndarray:
+    kind = f"{layout.bits_allocated // 8}"
+    words = stored.astype(f"i{kind}" if layout.is_signed else f"u{kind}", copy=False)
+    if is_lossy:  # nothing but the image survives there; a value beyond the range is overshoot, not another bit
+        low = -(2 ** (layout.bits_stored - 1)) if layout.is_signed else 0
+        words = np.clip(words, low, low + 2**layout.bits_stored - 1)
+    return words.view(f"u{kind}") >> shift & (2**layout.bits_stored - 1)
