@@ -36,7 +36,7 @@ REQUIREMENTS = [
 
 GDCM = ["python-gdcm>=3.2,<4"]  # JPEG Lossless, and every other JPEG, in DICOM files
 PARQUET = ["pyarrow>=24,<27"]  # own tables in Parquet files
-REWRITE = ["openai>=2,<4"]  # a language model that rewrites summaries
+REWRITE = ["openai>=3.57,<4"]  # a language model that rewrites summaries
 
 EXTRAS = {
     "dev": [

@@ -40,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the summary and the issues, write the page. Returns 1 if there is leakage between splits."""
     if args.images < 0:
         raise DataError(f"--images must be 0 or more, got {args.images}.")
+    if args.page and args.page.is_dir():
+        raise DataError(f"--page {args.page} is a folder; name the file to write in it, such as {args.page / 'data.html'}.")
     samples = read_samples(args.folder)
     shown = of_split(samples, args.split) if args.split else samples
     files = image_files(args.folder)
@@ -50,17 +52,27 @@ def run(args: argparse.Namespace) -> int:
     print(f"\n{format_issues(issues)}")
     if not args.no_page:
         page = args.page or Path("output", "data", f"{args.folder.resolve().name}.html")
-        details = {"Folder": str(args.folder), **({"Split": args.split} if args.split else {}), "Images compared by": hashes.origin}
-        manifest = read_manifest(args.folder)
-        details |= {label: str(manifest[key]) for label, key in (("Data set", "dataset"), ("xraygpt", "xraygpt_version")) if key in manifest}
-        tiles = [
-            make_tile(sample, args.folder, files)
-            for sample in choose(shown, count=args.images, seed=args.seed, key=lambda sample: sample.image_id)
-        ]
-        title = f"Data: {args.folder.resolve().name}"
-        write_contact_sheet(page, title=title, notice=NOTICE, details=details, summary=summary, issues=issues, tiles=tiles)
-        print(f"\nWritten: {page} (it holds images and texts of the data: keep it only where the data may be kept)")
+        drawn = choose(shown, count=args.images, seed=args.seed, key=lambda sample: sample.image_id)
+        write_contact_sheet(
+            page,
+            title=f"Data: {args.folder.resolve().name}",
+            notice=NOTICE,
+            details=_details(args, hashes.origin),
+            summary=summary,
+            issues=issues,
+            tiles=[make_tile(sample, args.folder, files) for sample in drawn],
+        )
+        print(f"\nWritten: {page}. It holds images and texts of the data: keep it only where the data may be kept.")
     return 1 if any(issue.level == "error" for issue in issues) else 0
+
+
+def _details(args: argparse.Namespace, origin: str) -> dict[str, str]:
+    """What the page shows, for its head."""
+    manifest = read_manifest(args.folder)
+    made = {
+        label: str(manifest[key]) for label, key in (("Data set", "dataset"), ("Prepared by xraygpt", "xraygpt_version")) if key in manifest
+    }
+    return {"Folder": str(args.folder), **made, "Split": args.split or "all", "Identical images found by": origin}
 
 
 def read_statuses(text: str) -> dict[str, str]:

@@ -21,7 +21,7 @@ from xraygpt.common.registry import suggest
 # command: (module, one line of help)
 COMMANDS = {
     "phantom": ("xraygpt.cli.phantom", "draw synthetic chest X-rays with known findings and write their reports"),
-    "prepare": ("xraygpt.cli.prepare", "turn a raw MIMIC-CXR or OpenI download into a training-ready folder"),
+    "prepare": ("xraygpt.cli.prepare", "turn Open-i, MIMIC-CXR or your own radiographs into a training-ready folder"),
     "data": ("xraygpt.cli.data", "count, check and look at a prepared folder"),
     "tokenizer": ("xraygpt.cli.tokenizer", "train a small tokenizer and write an untrained language model beside it"),
     "generate": ("xraygpt.cli.generate", "write a report for each image of a folder"),

@@ -2,14 +2,16 @@
 
 import argparse
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from xraygpt.common.errors import ConfigError, DataError
 from xraygpt.datasets.preparation.account import ON_ERROR
+from xraygpt.datasets.preparation.archive import Archive
 from xraygpt.datasets.preparation.download import OPENI_ARCHIVES, OPENI_COLLECTION, fetch_archives
 from xraygpt.datasets.preparation.image_files import FORMATS, ImageOptions, num_cores
-from xraygpt.datasets.preparation.image_folder import ImageFolderSource
+from xraygpt.datasets.preparation.image_folder import NAMES, ImageFolderSource
 from xraygpt.datasets.preparation.mimic import MIMICSource
 from xraygpt.datasets.preparation.openi import OpenISource
 from xraygpt.datasets.preparation.pipeline import VIEWS, PrepareOptions, prepare
@@ -68,14 +70,25 @@ def _add_openi(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--download", action="store_true", help="first fetch the official archives into --source; goes on where it was")
     parser.add_argument("--download-images", choices=("png", "dcm"), default="png", help="which images to fetch (default: png)")
     parser.add_argument("--mirror", default=OPENI_COLLECTION, metavar="URL", help="where the archives lie (default: %(default)s)")
+    parser.add_argument("--sha256", nargs="+", default=[], metavar="FILE=HEX", help="what the archives must be, such as NLMCXR_png.tgz=…")
     _add_common(parser, view="frontal")
     _add_summary(parser)
 
 
 def _openi(args: argparse.Namespace) -> Source:
     if args.download:
-        fetch_archives([OPENI_ARCHIVES["reports"], OPENI_ARCHIVES[args.download_images]], args.source, base_url=args.mirror)
+        fetch_archives(_archives(args), args.source, base_url=args.mirror)
     return OpenISource(args.source, projections=args.projections)
+
+
+def _archives(args: argparse.Namespace) -> list[Archive]:
+    """The archives to fetch, with the checksums that the user knows."""
+    archives = [OPENI_ARCHIVES["reports"], OPENI_ARCHIVES[args.download_images]]
+    names = [archive.name for archive in archives]
+    given = dict(text.partition("=")[::2] for text in args.sha256)
+    if unknown := given.keys() - set(names):
+        raise DataError(f"--sha256: {unknown.pop()} is not fetched. Write FILE=HEX for one of {', '.join(names)}.")
+    return [replace(archive, sha256=given.get(archive.name, archive.sha256).lower()) for archive in archives]
 
 
 def _add_mimic(parser: argparse.ArgumentParser) -> None:
@@ -116,8 +129,9 @@ def _table(args: argparse.Namespace) -> Source:
 
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(build_source=lambda args: ImageFolderSource(args.source), text="none")
+    parser.set_defaults(build_source=lambda args: ImageFolderSource(args.source, names=args.names), text="none")
     parser.add_argument("--source", type=Path, required=True, metavar="PATH", help="a folder, searched whole, or one file")
+    parser.add_argument("--names", choices=NAMES, default="auto", help="identifiers: auto numbers DICOM files, whose names may tell a patient")
     _add_common(parser, view="all")
 
 

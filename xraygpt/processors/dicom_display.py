@@ -129,7 +129,8 @@ def _views(elements: Elements) -> list[View]:
 
 def _chosen(views: list[View], wanted: int | str, name: str) -> View:
     if isinstance(wanted, str):
-        index = next((i for i, view in enumerate(views) if view.explanation.casefold() == wanted.strip().casefold()), -1)
+        named = {view.explanation.casefold(): i for i, view in reversed(list(enumerate(views))) if view.explanation}  # the first of equals
+        index = named.get(wanted.strip().casefold(), -1)
     else:
         index = wanted
     if not 0 <= index < len(views):

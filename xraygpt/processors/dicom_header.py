@@ -1,7 +1,7 @@
 """The header elements of a DICOM file that an image is made from, and no others.
 
 Whatever identifies a patient is not among `KEYWORDS` and is never read. A damaged length can still make one element swallow its
-neighbours, so errors name an element, not its value, and pydicom, which quotes odd values in its warnings, is silenced while it parses.
+neighbours. So errors name an element and not its value, and pydicom, which quotes odd values in warnings and errors, is not heard.
 """
 
 import logging
@@ -18,6 +18,7 @@ from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
@@ -54,7 +55,20 @@ KEYWORDS = (
 )
 _LUT_KEYWORDS = ("LUTDescriptor", "LUTData", "LUTExplanation")  # of an item of the two LUT sequences
 
-UNREADABLE = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError, struct.error, zlib.error)
+UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    BytesLengthException,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 """What pydicom raises on bytes that are no DICOM. RuntimeError covers sequences nested without end and unknown value types."""
 
 _SILENCE = threading.Lock()  # the filters of `warnings` belong to the whole process
@@ -85,8 +99,8 @@ class Elements:
         """The values of an element of finite numbers."""
         try:
             numbers = [float(value) for value in self.values(keyword)]
-        except (TypeError, ValueError) as error:
-            raise self.damaged(keyword) from error
+        except (TypeError, ValueError):
+            raise self.damaged(keyword) from None
         if not all(map(math.isfinite, numbers)):
             raise self.damaged(keyword)
         return numbers
@@ -140,8 +154,8 @@ def read_header(content: bytes, *, name: str, max_bytes: int) -> tuple[Elements,
             if values["PixelData"]:  # bytes or words: in big endian files they differ
                 values["PixelDataVR"] = ["OB" if dataset["PixelData"].VR == "OB" else "OW"]
     except UNREADABLE as error:
-        raise DataError(f"{name}: the DICOM header is damaged or cut short ({type(error).__name__}).") from error
-    if not re.fullmatch(r"[0-9.]{1,64}", syntax):
+        raise DataError(f"{name}: the DICOM header is damaged or cut short ({type(error).__name__}).") from None
+    if not (isinstance(syntax, str) and re.fullmatch(r"[0-9.]{1,64}", syntax)):
         raise DataError(f"{name}: the DICOM header is damaged (TransferSyntaxUID).")
     return Elements(values, name=name, is_little_endian=is_little_endian), UID(syntax)
 

@@ -92,7 +92,7 @@ def _require_radiograph(elements: Elements, options: DicomOptions) -> None:
         known = ", ".join(RADIOGRAPH_MODALITIES)
         raise DataError(f"{name}: modality {modality}; only radiographs ({known}) are read. To read it all the same: --force-modality.")
     if not elements.values("PixelData"):
-        raise DataError(f"{name}: the DICOM file holds no pixel data, or is cut short before them.")
+        raise DataError(f"{name}: the DICOM file holds no pixel data, or is cut short before their end.")
     if (frames := elements.integer("NumberOfFrames", 1)) != 1:
         raise DataError(f"{name}: {frames} frames; a radiograph has one. Export the frame that is meant.")
     photometric, samples = elements.code("PhotometricInterpretation"), elements.integer("SamplesPerPixel", 1)
@@ -111,7 +111,7 @@ def _pixel_aspect(elements: Elements) -> float:
         if len(sides) == 2 and min(sides) > 0:
             height, width = sides
             if not 1 / MAX_PIXEL_ASPECT <= height / width <= MAX_PIXEL_ASPECT:
-                raise DataError(f"{elements.name}: pixels of {height:g} by {width:g} ({keyword}); no detector makes such. Is the file damaged?")
+                raise DataError(f"{elements.name}: pixels of {height:g} by {width:g} ({keyword}), which no detector makes.")
             return height / width
     return 1.0
 

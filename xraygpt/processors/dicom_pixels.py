@@ -5,16 +5,17 @@
 | uncompressed, RLE                              | pydicom                                                              |
 | JPEG Baseline, JPEG Extended of 8 bits         | Pillow                                                               |
 | JPEG 2000, High-Throughput JPEG 2000           | pylibjpeg-openjpeg                                                   |
-| JPEG Lossless                                  | python-gdcm (the extra `gdcm`)                                       |
-| JPEG-LS                                        | pyjpegls or python-gdcm (the extra `gdcm`)                           |
+| JPEG Lossless, JPEG-LS                         | python-gdcm (the extra `gdcm`)                                       |
 | JPEG Extended of 12 bits                       | nothing of a free licence; the error says how to convert the file    |
 
-pylibjpeg-libjpeg, which reads every JPEG, is used where it is installed. It is under GPLv3 and therefore not offered.
+pylibjpeg-libjpeg, which reads every JPEG, is used where it is installed; it is under GPLv3 and therefore not offered. pyjpegls is not
+used: on some damaged code streams it computes for many seconds.
 """
 
 import logging
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pydicom.encaps import get_frame
@@ -50,14 +51,18 @@ PLUGINS: dict[str, tuple[str, ...]] = {
     HTJ2K: ("pylibjpeg",),
     JPEGLossless: ("gdcm", "pylibjpeg"),
     JPEGLosslessSV1: ("gdcm", "pylibjpeg"),
-    JPEGLSLossless: ("pyjpegls", "gdcm", "pylibjpeg"),
-    JPEGLSNearLossless: ("pyjpegls", "gdcm", "pylibjpeg"),
+    JPEGLSLossless: ("gdcm", "pylibjpeg"),
+    JPEGLSNearLossless: ("gdcm", "pylibjpeg"),
 }
 """Compressed transfer syntax → pydicom's plugins for it, best first: what else is installed does not change an image."""
 
 _FRAME_HEADERS = {0xFF00 | code for code in (*range(0xC0, 0xD0), 0xF7)} - {0xFFC4, 0xFFC8, 0xFFCC}  # 0xF7: JPEG-LS
 _LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K)
-_GDCM_HINT = 'Install its decoder with `pip install "xraygpt[gdcm]"`.'
+_INSTALL_HINTS = {
+    "gdcm": 'Install its decoder with `pip install "xraygpt[gdcm]"`.',
+    "pylibjpeg": "Install its decoder with `pip install pylibjpeg pylibjpeg-openjpeg`.",
+    "pillow": "Install a Pillow that has the JPEG codec.",
+}
 _CONVERT_HINT = "Convert the file to an uncompressed one first, for example with `dcmdjpeg` of DCMTK."
 
 logging.getLogger("pydicom.pixels.decoders").setLevel(logging.CRITICAL)  # it logs a traceback beside the error that it raises
@@ -114,23 +119,21 @@ def decode_codes(elements: Elements, layout: PixelLayout, syntax: UID) -> np.nda
     if not isinstance(data, bytes):
         raise elements.damaged("PixelData")
     holds_words = syntax not in PLUGINS or syntax == RLELossless  # all bits of a word are kept, not only the image's own
+    options: dict[str, Any] = {
+        "rows": layout.rows,
+        "columns": layout.columns,
+        "number_of_frames": 1,
+        "samples_per_pixel": 1,
+        "photometric_interpretation": "MONOCHROME2",
+        "bits_allocated": layout.bits_allocated,
+        "bits_stored": layout.bits_allocated if holds_words else layout.bits_stored,  # pydicom would drop the high ones, see _own_bits
+        "pixel_representation": int(layout.is_signed),
+        "pixel_keyword": "PixelData",
+        "pixel_vr": elements.code("PixelDataVR"),
+    }
     try:
         decoder, plugin = _decoder(data, layout, syntax, elements.name)
-        stored, _ = decoder.as_array(
-            data,
-            index=0,
-            decoding_plugin=plugin,
-            rows=layout.rows,
-            columns=layout.columns,
-            number_of_frames=1,
-            samples_per_pixel=1,
-            photometric_interpretation="MONOCHROME2",
-            bits_allocated=layout.bits_allocated,
-            bits_stored=layout.bits_allocated if holds_words else layout.bits_stored,  # pydicom would drop the high bits, see _own_bits
-            pixel_representation=int(layout.is_signed),
-            pixel_keyword="PixelData",
-            pixel_vr=elements.code("PixelDataVR"),
-        )
+        stored, _ = decoder.as_array(data, index=0, decoding_plugin=plugin, **options)
     except UNREADABLE as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{elements.name}: the pixel data are damaged or cut short ({reason}).") from error
@@ -145,7 +148,7 @@ def _decoder(data: bytes, layout: PixelLayout, syntax: UID, name: str) -> tuple[
         raise DataError(f"{name}: stored as {syntax.name}, which is not read. {_CONVERT_HINT}") from error
     if syntax not in PLUGINS:
         return decoder, ""
-    plugins, hint = PLUGINS[syntax], _GDCM_HINT
+    plugins, hint = PLUGINS[syntax], _INSTALL_HINTS.get(PLUGINS[syntax][0])
     if syntax != RLELossless:
         bits = _code_stream_bits(get_frame(data, 0, number_of_frames=1), layout, name)
         if syntax == JPEGExtended12Bit and bits > 8:

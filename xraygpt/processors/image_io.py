@@ -2,13 +2,13 @@
 
 Grey images stay grey (mode "L", one byte a pixel); only files that store colour become "RGB". How each kind is brought there:
 
-| stored as                | becomes                                                                                          |
-| ------------------------ | ------------------------------------------------------------------------------------------------ |
-| 8-bit grey, 1-bit        | "L", values kept (1-bit: 0 and 255)                                                              |
-| 16-bit grey              | "L", divided by the largest value of its bit depth, see `_sixteen_to_eight_bit`                  |
+| stored as                | becomes                                                                                             |
+| ------------------------ | --------------------------------------------------------------------------------------------------- |
+| 8-bit grey, 1-bit        | "L", values kept (1-bit: 0 and 255)                                                                 |
+| 16-bit grey              | "L", divided by the largest value of its bit depth, see `_sixteen_to_eight_bit`                     |
 | grey or colour + alpha   | "L" or "RGB", laid over black: the surround of a radiograph is black, and hidden pixels stay hidden |
-| palette                  | "L" if every colour of the palette is grey, else "RGB"                                           |
-| CMYK                     | refused: a print format whose conversion needs a colour profile                                  |
+| palette                  | "L" if every colour of the palette is grey, else "RGB"                                              |
+| CMYK                     | refused: a print format whose conversion needs a colour profile                                     |
 | DICOM                    | "L", see `dicom_io`                                                                                 |
 
 An EXIF orientation is applied. Nothing else that a file says beside its pixels (EXIF, text, colour profile, comment, DICOM element) is
@@ -17,6 +17,7 @@ kept in the image's `info`, so that an image that is saved again tells nothing a
 A file that cannot be used is a `DataError` that names it and says why.
 """
 
+import logging
 import stat
 import struct
 import zlib
@@ -43,7 +44,20 @@ DETECTOR_BITS = (8, 10, 12, 14, 16)
 _FIRST_WINDOW = DicomOptions()
 _SIGNATURE_BYTES = 132  # a DICOM file says so at byte 128
 _GIT_LFS_POINTER = b"version https://git-lfs"
-_DECODING_ERRORS = (ArithmeticError, AttributeError, EOFError, LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error, zlib.error)
+_DECODING_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+logging.getLogger("PIL").setLevel(logging.INFO)  # at DEBUG it writes the text of EXIF and PNG comments into the log
 
 
 def open_image(source: Path | str | BinaryIO, *, min_side: int | None = None, dicom: DicomOptions = _FIRST_WINDOW) -> Image.Image:

@@ -132,7 +132,7 @@ def test_two_members_for_one_place(tmp_path: Path) -> None:
 
 
 def test_a_file_where_a_folder_must_be(tmp_path: Path) -> None:
-    refuse(tmp_path, make_tgz(member("a.dcm", NOISE), member("a.dcm/b.dcm", NOISE)), r"films\.tgz is kept", DCM)
+    refuse(tmp_path, make_tgz(member("a.dcm", NOISE), member("a.dcm/b.dcm", NOISE)), r"source: \[Errno \d+\] .+ films\.tgz is kept", DCM)
 
 
 def test_no_wanted_file(tmp_path: Path) -> None:
@@ -193,6 +193,7 @@ def test_a_negative_size(tmp_path: Path, kind: bytes) -> None:
 
 TAR = make_tar([member("a.png", NOISE), member("b.png", NOISE)])
 TGZ = gzip.compress(TAR, mtime=0)
+TEXT_TGZ = tgz_of({"a.png": " ".join(map(str, range(200_000))).encode()})
 SECOND_HEADER = TAR.index(b"b.png")
 
 
@@ -210,6 +211,7 @@ def without_checksum(content: bytes) -> bytes:
         TGZ[: len(TGZ) // 2],
         TGZ[:-4],
         TGZ[: len(TGZ) // 2] + b"\0\0\0\0" + TGZ[len(TGZ) // 2 + 4 :],
+        TEXT_TGZ[: len(TEXT_TGZ) // 2] + b"\xff" * 20 + TEXT_TGZ[len(TEXT_TGZ) // 2 + 20 :],
         without_checksum(TGZ),
         TGZ + b"<html>",
         gzip.compress(b""),
@@ -220,6 +222,7 @@ def without_checksum(content: bytes) -> bytes:
         gzip.compress(TAR[:SECOND_HEADER] + NOISE[:BLOCK] + TAR[SECOND_HEADER + BLOCK :]),
         gzip.compress(TAR[:SECOND_HEADER] + bytes(1024) + TAR[SECOND_HEADER:]),
         gzip.compress(TAR + bytes(2 << 20)),
+        make_tgz(member("a.png", NOISE, pax_headers={"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.map": "many"})),
     ],
     ids=[
         "empty",
@@ -229,6 +232,7 @@ def without_checksum(content: bytes) -> bytes:
         "cut in the middle",
         "cut in the checksum",
         "changed in the middle",
+        "compression changed in the middle",
         "another checksum",
         "something behind it",
         "gzip of nothing",
@@ -239,6 +243,7 @@ def without_checksum(content: bytes) -> bytes:
         "a header overwritten",
         "an end in the middle",
         "an end too long",
+        "a header without sense",
     ],
 )
 def test_damage(tmp_path: Path, content: bytes) -> None:

@@ -27,12 +27,11 @@ def read_statuses(text: str) -> dict[str, str]:
     return {"effusion": "absent" if "no effusion" in text else "present"} if "effusion" in text else {}
 
 
-def make_drafts(num: int, *, first: int = 0) -> list[Draft]:
+def make_drafts(num: int) -> list[Draft]:
     """Drafts whose texts all differ."""
-    texts = [f"Nodule of {number} mm." for number in range(first, first + num)]
+    texts = [f"There is a nodule of {number} mm in the lung." for number in range(num)]
     return [
-        Draft(study_id=f"s{number}", findings=text, impression="Nodule.", caption=f"{text} Nodule.")
-        for number, text in enumerate(texts, start=first)
+        Draft(study_id=f"s{number}", findings=text, impression="Nodule.", caption=f"{text} Nodule.") for number, text in enumerate(texts)
     ]
 
 
@@ -40,13 +39,17 @@ def findings_of(request: dict[str, Any]) -> str:
     return json.loads(request["messages"][1]["content"])["findings"]
 
 
+def reworded(findings: str) -> str:
+    """What a good model makes of the findings of `make_drafts`."""
+    return f"In the lung {findings[0].lower()}{findings[1:].removesuffix(' in the lung.')}."
+
+
 def faithful(request: dict[str, Any]) -> Reply:
-    """What a good model says about `make_drafts`."""
-    return Reply(text=f"There is a {findings_of(request).lower()}")
+    return Reply(text=reworded(findings_of(request)))
 
 
 def expected(drafts: list[Draft]) -> dict[str, str]:
-    return {draft.study_id: f"There is a {draft.findings.lower()}" for draft in drafts}
+    return {draft.study_id: reworded(draft.findings) for draft in drafts}
 
 
 def counts(**given: int) -> dict[str, int]:
@@ -117,8 +120,8 @@ def test_a_rejected_rewrite_leaves_the_caption(serve: Any, options: Any) -> None
 
 def test_every_rejection_is_counted(serve: Any, options: Any) -> None:
     answers = {
-        "Nodule of 0 mm.": "There is a nodule. No effusion.",  # added
-        "Effusion.": "There is a nodule.",  # lost
+        "No scar.": "No scar. A nodule. No effusion.",  # added
+        "Effusion.": "A nodule.",  # lost
         "No effusion seen.": "Effusion seen.",  # changed
         "Left effusion.": "Right effusion.",  # foreign
         "Effusion, small.": "Stable effusion compared to the prior exam.",  # left over
@@ -223,13 +226,13 @@ def test_a_busy_server_is_asked_again(serve: Any, options: Any) -> None:
 @pytest.mark.parametrize(
     ("reply", "num_requests", "reason"),
     [
-        (Reply(status=500, text="Nodule of 1 mm.", headers=AT_ONCE), 3, "HTTP 500, told_so"),
-        (Reply(status=400, text="Nodule of 1 mm."), 1, "HTTP 400, told_so"),
+        (Reply(status=500, text="Nodule of 1 mm", headers=AT_ONCE), 3, "HTTP 500, told_so"),
+        (Reply(status=400, text="Nodule of 1 mm"), 1, "HTTP 400, told_so"),
         (Reply(body=b"{not JSON"), 1, "cannot be read"),
-        (Reply(body=b'"Nodule of 1 mm."'), 1, "no chat completion"),
+        (Reply(body=b'"Nodule of 1 mm"'), 1, "no chat completion"),
         (Reply(body=b'{"choices": []}'), 1, "no chat completion"),
         (Reply(body=b'{"choices": [{"message": null}]}'), 1, "no chat completion"),
-        (Reply(body=b"<html>Nodule of 1 mm.</html>", headers=(("Content-Type", "text/html"),)), 1, "answer"),
+        (Reply(body=b"<html>Nodule of 1 mm</html>", headers=(("Content-Type", "text/html"),)), 1, "answer"),
         (Reply(text=None), 1, "no text"),
         (Reply(text="There is a nodule.", finish_reason="length"), 1, "cut at 400 tokens"),
         (Reply(text="There is a nodule.", finish_reason="content_filter"), 1, "no text"),
@@ -239,7 +242,7 @@ def test_a_busy_server_is_asked_again(serve: Any, options: Any) -> None:
 def test_one_failed_request_leaves_that_caption(
     reply: Reply, num_requests: int, reason: str, serve: Any, options: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = serve(lambda request: reply if "1 mm" in findings_of(request) else faithful(request))
+    server = serve(lambda request: reply if " 1 mm" in findings_of(request) else faithful(request))
     drafts = make_drafts(3)
     texts, counted = rewrite(drafts, options=options(server, max_retries=2, concurrency=1), read_statuses=read_statuses)
     assert texts == expected(drafts) | {"s1": drafts[1].caption}
@@ -248,22 +251,24 @@ def test_one_failed_request_leaves_that_caption(
     (record,) = caplog.records
     assert "Study s1" in record.getMessage()
     assert reason in record.getMessage()
-    assert "Nodule of" not in record.getMessage()
+    assert "odule" not in record.getMessage()
 
 
 def test_a_failed_request_is_asked_again_by_the_next_run(serve: Any, options: Any) -> None:
-    replies = iter([Reply(text="There is", finish_reason="length"), Reply(text="There is a nodule.")])
-    server = serve(lambda request: next(replies))
-    rewrite(make_drafts(1), options=options(server), read_statuses=read_statuses)
-    texts, _ = rewrite(make_drafts(1), options=options(server), read_statuses=read_statuses)
-    assert texts == {"s0": "There is a nodule."}
+    cut = Reply(text="There is", finish_reason="length")
+    server: ChatServer = serve(lambda request: cut if len(server.requests) == 1 else faithful(request))
+    drafts = make_drafts(2)
+    rewrite(drafts, options=options(server, concurrency=1), read_statuses=read_statuses)
+    texts, counted = rewrite(drafts, options=options(server), read_statuses=read_statuses)
+    assert texts == expected(drafts)
+    assert counted == counts(rewritten=2, cached=1)
 
 
 def test_a_slow_answer_is_not_waited_for(serve: Any, options: Any) -> None:
     end = threading.Event()
 
     def answer(request: dict[str, Any]) -> Reply:
-        if "0 mm" in findings_of(request):
+        if " 0 mm" in findings_of(request):
             end.wait(30)
         return faithful(request)
 
@@ -312,8 +317,13 @@ def test_a_server_that_only_fails_ends_the_run(reply: Reply, serve: Any, options
     assert len(server.requests) == MAX_FAILURES_IN_A_ROW
 
 
+def test_a_short_run_in_which_everything_fails_is_an_error(serve: Any, options: Any) -> None:
+    with pytest.raises(DataError, match="failed 3 requests in a row, the last with: HTTP 400"):
+        rewrite(make_drafts(3), options=options(serve(lambda request: Reply(status=400))), read_statuses=read_statuses)
+
+
 def test_a_server_that_dies_on_the_way_ends_the_run(serve: Any, options: Any) -> None:
-    server = serve(lambda request: faithful(request) if len(server.requests) <= 5 else Reply(status=503))
+    server: ChatServer = serve(lambda request: faithful(request) if len(server.requests) <= 5 else Reply(status=503))
     given = options(server, max_retries=0, concurrency=1)
     with pytest.raises(DataError, match="HTTP 503"):
         rewrite(make_drafts(100), options=given, read_statuses=read_statuses)
@@ -321,14 +331,14 @@ def test_a_server_that_dies_on_the_way_ends_the_run(serve: Any, options: Any) ->
 
 
 def test_reports_that_no_model_can_rewrite_do_not_end_the_run(serve: Any, options: Any) -> None:
-    server = serve(lambda request: faithful(request) if len(server.requests) == 1 else Reply(status=400))
+    server: ChatServer = serve(lambda request: faithful(request) if len(server.requests) == 1 else Reply(status=400))
     num = 2 * MAX_FAILURES_IN_A_ROW
     for cached in (0, 1):  # they are all that the second run asks for
         _, counted = rewrite(make_drafts(1 + num), options=options(server, concurrency=1), read_statuses=read_statuses)
         assert counted == counts(rewritten=1, cached=cached, failed=num)
 
 
-# Options, keys and the network -------------------------------------------------------------------------------------
+# Keys and the network -----------------------------------------------------------------------------------------------
 
 
 def test_a_local_server_needs_no_key_and_no_proxy(serve: Any, options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,39 +357,11 @@ def test_a_key_that_cannot_be_sent_is_not_shown(serve: Any, options: Any, monkey
     assert KEY not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("base_url", "is_local"),
-    [
-        ("http://localhost:8000/v1", True),
-        ("http://127.0.0.1:8000/v1", True),
-        ("http://[::1]:8000/v1", True),
-        ("http://10.0.0.5:8000/v1", False),
-        ("https://localhost.example/v1", False),
-    ],
-)
-def test_is_local(base_url: str, is_local: bool) -> None:
-    assert RewriteOptions(base_url=base_url, model="m", cache=Path("c")).is_local == is_local
-
-
 def test_texts_that_leave_the_machine_are_announced_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     options = RewriteOptions(base_url="http://models.example/v1", model="m", cache=tmp_path / "c")
     assert rewrite([], options=options, read_statuses=read_statuses) == ({}, counts())
     (record,) = caplog.records
     assert "leaves this machine for http://models.example/v1 and is not encrypted" in record.getMessage()
-
-
-def test_all_options_that_cannot_be_used_are_named() -> None:
-    with pytest.raises(ConfigError) as caught:
-        RewriteOptions(base_url="localhost:8000/v1", model="", cache=Path("c"), concurrency=0, timeout_seconds=0, max_retries=-1)
-    for name in ("base_url", "model", "concurrency", "timeout_seconds", "max_retries"):
-        assert name in str(caught.value)
-
-
-def test_a_key_in_the_address_is_refused_and_not_repeated() -> None:
-    for base_url in (f"https://user:{KEY}@models.example/v1", f"https://models.example/v1?key={KEY}"):
-        with pytest.raises(ConfigError, match="OPENAI_API_KEY") as caught:
-            RewriteOptions(base_url=base_url, model="m", cache=Path("c"))
-        assert KEY not in str(caught.value)
 
 
 def test_a_missing_client_is_named(serve: Any, options: Any, monkeypatch: pytest.MonkeyPatch) -> None:

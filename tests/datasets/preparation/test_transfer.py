@@ -134,6 +134,15 @@ def test_a_file_that_changes_in_between(server: BrokenServer, url: str, path: Pa
     assert (remote.etag, remote.bytes) == ('"2"', len(changed))
 
 
+@pytest.mark.parametrize("changed", [OTHER, OTHER + CONTENT], ids=["shorter", "longer"])
+def test_a_file_that_changes_only_its_size(server: BrokenServer, url: str, path: Path, changed: bytes) -> None:
+    leave_part(server, url, path, 100_000)
+    server.files["a.tgz"] = changed
+    download_file(url, path, waits=NO_WAITS)
+    assert path.read_bytes() == changed
+    assert asked_ranges(server) == ["bytes=100000-", None]
+
+
 @pytest.mark.parametrize(
     ("etag", "last_modified", "range_asked", "if_range"),
     [

@@ -83,7 +83,11 @@ def write_contact_sheet(
         tiles: the images to show, in this order.
     """
     environment = Environment(
-        loader=PackageLoader("xraygpt.datasets.preparation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("xraygpt.datasets.preparation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["number"] = "{:,}".format
     page = environment.get_template("contact_sheet.html.jinja").render(

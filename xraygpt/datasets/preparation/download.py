@@ -132,7 +132,7 @@ def _read_records(destination: Path) -> dict[str, Record]:
     try:
         return {name: Record(**entry) for name, entry in json.loads(path.read_text(encoding="utf-8")).items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is no record of downloads ({error}). Delete it; existing archives are then checked anew.") from error
+        raise DataError(f"{path} is no record of downloads ({error}). Delete it, and the folders that were unpacked.") from error
 
 
 def _keep_record(destination: Path, archive: Archive, record: Record) -> None:

@@ -27,8 +27,13 @@ MAX_EXAMPLES = 5
 MIN_WORDS = 3
 MAX_WORDS = 300
 
-_MARK = re.compile(r"_{3,}|X{4,}")
-_NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")  # control characters but tab and line ends; U+FFFD: wrongly decoded
+_SHORT = f"images whose text has fewer than {MIN_WORDS} words"
+_LONG = f"images whose text has more than {MAX_WORDS} words"
+_MARKED = "images whose text has de-identification marks (___ or XXXX)"
+_GARBLED = "images whose text has control or wrongly decoded characters"
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # but for tab and line ends
+_WRONGLY_DECODED = "\ufffd"
 
 
 @dataclass(frozen=True)
@@ -173,9 +178,9 @@ def _shared_images(samples: Sequence[Sample], hashes: Mapping[str, str]) -> Iter
             twins.setdefault(hashes[sample.image_id], []).append(sample)
     studies = "studies" if any(sample.study_id for sample in samples) else "image_ids"
     places: tuple[tuple[str, str, Callable[[Sample], str]], ...] = (
-        ("error", "identical images in more than one split: leakage", lambda sample: sample.used_in),
-        ("warning", "identical images under several subjects", lambda sample: sample.subject_id),
-        ("warning", f"identical images under several {studies}", lambda sample: sample.study_key),
+        ("error", "groups of identical images in more than one split: leakage", lambda sample: sample.used_in),
+        ("warning", "groups of identical images under several subjects", lambda sample: sample.subject_id),
+        ("warning", f"groups of identical images under several {studies}", lambda sample: sample.study_key),
     )
     for level, what, place in places:
         found = {digest: group for digest, group in twins.items() if len({place(sample) for sample in group} - {""}) > 1}
@@ -204,16 +209,11 @@ def _text_issues(samples: Sequence[Sample]) -> Iterator[Issue]:
     written = [(sample, sample.text) for sample in samples if sample.text is not None]
     if not written:
         return
-    checks: tuple[tuple[str, Callable[[str], object]], ...] = (
-        (f"images whose text has fewer than {MIN_WORDS} words", lambda text: len(text.split()) < MIN_WORDS),
-        (f"images whose text has more than {MAX_WORDS} words", lambda text: len(text.split()) > MAX_WORDS),
-        ("images whose text has de-identification marks (___ or XXXX)", _MARK.search),
-        ("images whose text has control or wrongly decoded characters", _NO_TEXT.search),
-    )
-    yield _issue("warning", "images without a text, which training refuses", _ids(s for s in samples if s.text is None))
-    for what, is_so in checks:
-        yield _issue("warning", what, [sample.image_id for sample, text in written if is_so(text)])
     train_texts = {text for sample, text in written if sample.used_in == TRAIN}
+    faults = {text: _faults(text) for text in {text for _, text in written}}
+    yield _issue("warning", "images without a text, which training refuses", _ids(s for s in samples if s.text is None))
+    for what in (_SHORT, _LONG, _MARKED, _GARBLED):
+        yield _issue("warning", what, [sample.image_id for sample, text in written if what in faults[text]])
     train_studies = {sample.study_key for sample, _ in written if sample.used_in == TRAIN}
     repeated = [s for s, text in written if s.used_in != TRAIN and text in train_texts and s.study_key not in train_studies]
     by_split = Counter(sample.used_in for sample in repeated)
@@ -221,6 +221,14 @@ def _text_issues(samples: Sequence[Sample]) -> Iterator[Issue]:
     yield _issue("note", f"images of other splits whose text another study of train has word for word ({counted})", _ids(repeated))
     unsplit = sum(not sample.split for sample in samples)
     yield Issue("note", "annotations without a split: they are for training", unsplit)
+
+
+def _faults(text: str) -> list[str]:
+    """What is wrong with one text. Only what is not printable is searched for control characters: 400,000 texts take a while."""
+    num_words = len(text.split())
+    garbled = _WRONGLY_DECODED in text or (not text.isprintable() and _CONTROL.search(text) is not None)
+    found = {_SHORT: num_words < MIN_WORDS, _LONG: num_words > MAX_WORDS, _MARKED: "___" in text or "XXXX" in text, _GARBLED: garbled}
+    return [what for what, is_so in found.items() if is_so]
 
 
 def _manifest_issues(folder: Path) -> Iterator[Issue]:

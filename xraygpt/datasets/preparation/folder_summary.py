@@ -129,9 +129,16 @@ def read_samples(folder: Path) -> list[Sample]:
 
 
 def _sample(annotation: Mapping[str, Any]) -> Sample:
-    study_id, subject_id, split, view = (str(annotation.get(key) or "") for key in ("study_id", "subject_id", "split", "view"))
+    named = {key: str(annotation[key]) for key in ("study_id", "subject_id", "split", "view") if annotation.get(key) is not None}
     caption = annotation.get("caption")
-    return Sample(annotation["image_id"], study_id, subject_id, split, view, caption if isinstance(caption, str) else None)
+    return Sample(
+        annotation["image_id"],
+        named.get("study_id", ""),
+        named.get("subject_id", ""),
+        named.get("split", ""),
+        named.get("view", ""),
+        caption if isinstance(caption, str) else None,
+    )
 
 
 def of_split(samples: Sequence[Sample], split: str) -> list[Sample]:
@@ -148,7 +155,12 @@ def of_split(samples: Sequence[Sample], split: str) -> list[Sample]:
 
 
 def summarize(
-    samples: Sequence[Sample], *, read_statuses: FindingReader, findings: Sequence[str], max_studies_read: int = MAX_STUDIES_READ, seed: int = 0
+    samples: Sequence[Sample],
+    *,
+    read_statuses: FindingReader,
+    findings: Sequence[str],
+    max_studies_read: int = MAX_STUDIES_READ,
+    seed: int = 0,
 ) -> FolderSummary:
     """Count everything.
 
@@ -222,19 +234,22 @@ def _count_splits(samples: Sequence[Sample]) -> dict[str, SplitCounts]:
 
 
 def _measure(lengths: Sequence[int]) -> Lengths:
-    minimum, median, p95, p99, maximum = (int(value) for value in np.percentile(lengths, [0, 50, 95, 99, 100], method="nearest"))
+    minimum, median, p95, maximum = (int(value) for value in np.percentile(lengths, [0, 50, 95, 100], method="nearest"))
     widths = (step * 10**power for power in range(9) for step in (1, 2, 5))
-    width = next(width for width in widths if p99 // width < MAX_BINS)
-    last = p99 // width  # what is longer than the bin of the 99th percentile is one bin with it, so that one giant does not flatten the rest
+    width = next(width for width in widths if p95 // width < MAX_BINS - 1)
+    last = min(p95 // width + 1, maximum // width)  # all beyond are in the last bin, so that one giant does not flatten the rest
+    is_open = maximum >= (last + 1) * width
     counts = Counter(min(length // width, last) for length in lengths)
     bins = tuple(
-        (index * width, None if index == last and maximum >= (last + 1) * width else (index + 1) * width - 1, counts[index])
+        (index * width, None if is_open and index == last else (index + 1) * width - 1, counts[index])
         for index in range(minimum // width, last + 1)
     )
     return Lengths(minimum=minimum, median=median, p95=p95, maximum=maximum, bins=bins)
 
 
-def _count_findings(texts: Sequence[Sequence[str]], read_statuses: FindingReader, findings: Sequence[str], num_studies: int) -> FindingCounts:
+def _count_findings(
+    texts: Sequence[Sequence[str]], read_statuses: FindingReader, findings: Sequence[str], num_studies: int
+) -> FindingCounts:
     counts = {finding: dict.fromkeys(STATUSES, 0) for finding in findings}
     for of_study in texts:
         for finding, status in read_statuses("\n\n".join(of_study)).items():

@@ -70,7 +70,7 @@ class ImageFolderSource:
                 relative = path.relative_to(self.root)
                 _require_utf8(relative)
                 numbered = self.names == "number" or (self.names == "auto" and dicom)
-                image_id = f"image_{number:06d}" if numbered else image_id_of(relative)
+                image_id = f"image_{number:06d}" if numbered else image_id_of(relative.as_posix())
             except DataError as error:
                 _skip(account, "names not usable", path, str(error))
                 continue

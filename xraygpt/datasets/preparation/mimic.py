@@ -29,15 +29,15 @@ from xraygpt.datasets.preparation.sections import read_sections
 from xraygpt.datasets.preparation.study import About, Study, StudyImage
 
 VIEWS = {"PA": "frontal", "AP": "frontal", "LATERAL": "lateral", "LL": "lateral"}
-IMAGE_TABLES = ("metadata", "record-list", "split")
+IMAGE_TABLES = ("metadata", "record-list")
 """Tables that name every image; the first one found is read. Only the metadata have views."""
 LABEL_TABLES = ("chexpert", "negbio")
 
 ABOUT = About(
     title="MIMIC-CXR: chest radiographs and reports of the Beth Israel Deaconess Medical Center",
     licence=(
-        "PhysioNet Credentialed Health Data License 1.5.0: credentialed access. Neither the images and reports nor texts made from them may "
-        "be passed on, nor sent to a service of others."
+        "PhysioNet Credentialed Health Data License 1.5.0: credentialed access. Neither the images and reports nor texts made from them "
+        "may be passed on, nor sent to a service of others."
     ),
     citation=(
         "Johnson et al., MIMIC-CXR, a de-identified publicly available database of chest radiographs with free-text reports, "
@@ -47,7 +47,7 @@ ABOUT = About(
         "___ in the reports is de-identification: it hides names, dates, ages and places.",
         "Views by the tag ViewPosition: PA and AP are frontal, LATERAL and LL are lateral, all others are not known.",
         "Reports compare with earlier studies that the images do not show.",
-        "Labels, where there are any, were made from the reports by programs: 1 present, 0 absent, -1 uncertain; what is not mentioned has none.",
+        "Labels, where there are any, were made from the reports by programs: 1 present, 0 absent, -1 uncertain, none if not mentioned.",
     ),
 )
 
@@ -109,7 +109,7 @@ class MIMICSource:
         self, subject_id: int, study_id: int, rows: Sequence[ImageRow], store: ReportStore | None, tables: "_Tables", account: Account
     ) -> Study | None:
         """A study with its report, or None: then the account knows why."""
-        where = self._where(rows[0]) if rows else ""
+        where = self._where(min(rows, key=lambda row: row.line)) if rows else ""
         about = {"kind": "report", "id": str(study_id)}
         if store is None:
             folder = study_folder(subject_id, study_id)

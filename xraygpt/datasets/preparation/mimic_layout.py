@@ -20,8 +20,8 @@ from pathlib import Path
 
 from xraygpt.common.errors import DataError
 
-MAX_DEPTH = 6
-"""Folders from a root to a tree: physionet.org/files/mimic-cxr-jpg/2.0.0/files is 5."""
+MAX_DEPTH = 7
+"""Folders from a root to a tree: physionet.org/files/mimic-cxr/2.0.0/mimic-cxr-reports/files is 6."""
 MAX_FOLDERS = 10_000
 """Folders that are searched below a root."""
 SUFFIXES = {"jpg": ".jpg", "dicom": ".dcm"}
@@ -29,6 +29,7 @@ SUFFIXES = {"jpg": ".jpg", "dicom": ".dcm"}
 GROUP = re.compile(r"p[1-9][0-9]")
 SUBJECT = re.compile(r"p[1-9][0-9]{7}")
 STUDY = re.compile(r"s[1-9][0-9]{7}")
+IMAGE = re.compile(r"[^.].*\.(?:jpg|dcm)")
 REPORT = re.compile(r"s[1-9][0-9]{7}\.txt")
 
 _ZIP = re.compile(r"mimic-cxr-reports.*\.zip")
@@ -46,7 +47,7 @@ class Layout:
         report_trees: trees that hold reports.
         report_zips: archives of reports.
         image_trees: "jpg" and "dicom" → trees that hold such images.
-        tables: "metadata", "split", "chexpert", "negbio", "record-list" → the first such table; of several in one folder the newest version.
+        tables: "metadata", "split", "chexpert", "negbio", "record-list" → the first such table; of several in a folder the newest version.
     """
 
     report_trees: list[Path] = field(default_factory=list)
@@ -106,7 +107,7 @@ def _walk(roots: Sequence[Path]) -> Iterator[tuple[Path, list[str], list[str]]]:
             yield root.parent, [], [root.name]
             continue
         level, num_folders = [root], 0
-        for _ in range(MAX_DEPTH):
+        for _ in range(MAX_DEPTH + 1):
             deeper: list[Path] = []
             for folder in level:
                 subfolders, files = _list(folder, is_root=folder == root, entered=entered)
@@ -150,6 +151,6 @@ def _kinds(tree: Path) -> set[str]:
 
 
 def _image_kinds(subject: Path) -> set[str]:
-    studies = (subject / name for name in names_in(subject, STUDY))
-    found = {Path(name).suffix for study in studies for name in os.listdir(study)}
+    images = (name for study in names_in(subject, STUDY) for name in names_in(subject / study, IMAGE, files=True))
+    found = {Path(name).suffix for name in images}
     return {kind for kind, suffix in SUFFIXES.items() if suffix in found}

@@ -168,8 +168,8 @@ class _Table:
                         yield reader.line_num, int(subject), int(study), values
         except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
             raise DataError(
-                f"{self.path}: cannot be read beyond about line {reader.line_num if reader else 0} ({first_line(error)}). If it is damaged, "
-                "download it again; SHA256SUMS.txt of the data set tells what it must be."
+                f"{self.path}: cannot be read beyond about line {reader.line_num if reader else 0} ({first_line(error)}). If it is "
+                "damaged, download it again; SHA256SUMS.txt of the data set tells what it must be."
             ) from error
 
     def agrees(self, line: int, subject: int, study: int, owners: Mapping[int, int]) -> bool:

@@ -77,6 +77,7 @@ async def _rewrite_all(
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
+    rewriter.check_end()
     return rewriter.texts, rewriter.counts
 
 
@@ -93,6 +94,7 @@ class _Rewriter:
         self._server_works = False
         self._model_works = False
         self._failures_in_a_row = 0
+        self._last_failure: RequestFailed | None = None
 
     async def work(self, drafts: Iterator[Draft]) -> None:
         """Take drafts until none is left."""
@@ -132,13 +134,26 @@ class _Rewriter:
         """Count a failure; stop the run where the next request would fail as well."""
         self.counts[FAILED] += 1
         self._failures_in_a_row += 1
+        self._last_failure = failure
         logger.warning("Study %s keeps its rule-based caption: %s", draft.study_id, failure)
-        url, kept = self._options.base_url, f"The answers so far are kept in {self._options.cache}."
         if isinstance(failure, Unreachable) and not self._server_works:
-            raise DataError(f"The server {url} cannot be reached: {failure}. Check the address, and that the server runs. {kept}")
+            raise DataError(
+                f"The server {self._options.base_url} cannot be reached: {failure}. Check the address, and that the server runs. "
+                f"The answers so far are kept in {self._options.cache}."
+            )
         # Reports that fail each on its own account fail again in every run, and may be all that the cache lacks.
         if self._failures_in_a_row >= MAX_FAILURES_IN_A_ROW and (failure.of_server or not self._model_works):
-            raise DataError(
-                f"The server {url} failed {self._failures_in_a_row} requests in a row, the last with: {failure}. Check the server's log, "
-                f"the model {self._options.model}, the longest answer ({self._options.max_tokens} tokens) and the timeout. {kept}"
-            )
+            raise self._given_up(failure)
+
+    def check_end(self) -> None:
+        """Raise a DataError if every single request failed."""
+        if self._last_failure and not self._model_works:
+            raise self._given_up(self._last_failure)
+
+    def _given_up(self, failure: RequestFailed) -> DataError:
+        options = self._options
+        return DataError(
+            f"The server {options.base_url} failed {self._failures_in_a_row} requests in a row, the last with: {failure}. Check the "
+            f"server's log, the model {options.model}, the longest answer ({options.max_tokens} tokens) and the timeout. "
+            f"The answers so far are kept in {options.cache}."
+        )

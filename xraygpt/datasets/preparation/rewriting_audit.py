@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from xraygpt.datasets.preparation.cleaning import clean_caption
+from xraygpt.datasets.preparation.cleaning import clean_caption, split_sentences
 
 ADDED = "rejected: finding added"
 LOST = "rejected: finding lost"
@@ -106,7 +106,9 @@ def _read_others(text: str) -> dict[str, str]:
 
 
 def _is_foreign(rewrite: str, draft: Draft) -> bool:
-    report, rewrite = f"{draft.findings}\n{draft.impression}".casefold(), rewrite.casefold()
+    # Without the numbers of lists, which are no measurements.
+    report = " ".join(split_sentences(draft.findings) + split_sentences(draft.impression)).casefold()
+    rewrite = rewrite.casefold()
     words = set(_WORD.findall(rewrite))
     return (
         not _sides(rewrite) <= _sides(report)

@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 
@@ -24,7 +25,8 @@ class Section:
     Attributes:
         name: what the heading means, lower case: "preamble", "examination", "indication", "technique", "comparison", "findings",
             "impression", "findings/impression", "wet read", "addendum", "recommendation" or "notification".
-        text: the characters between the white space after the heading and the next heading, as they stand.
+        text: the characters from behind the heading to the line break before the next one, as they stand; a preamble goes up to the
+            heading itself. These are the bounds of the sections that MIT-LCP publishes.
         start: the index of `text` in the report.
     """
 
@@ -89,20 +91,23 @@ _FILM = re.compile(rf"(?=.*\b(?:chest|views?|radiographs?|films?|x-?rays?)\b)\(?
 """Headings such as "PA AND LATERAL VIEWS OF THE CHEST:", which many reports have for FINDINGS."""
 _FEWEST_WORDS_OF_A_READING = 8
 
-_CHIEF = "|".join(_CHIEF_NAMES.values()).replace(" ", r"\ ")
-_HEADING = re.compile(
+_CHIEF = rf"(?P<chief>(?i:{'|'.join(_CHIEF_NAMES.values())}))".replace(" ", "[ ]")
+_CAPITAL = re.compile(r"[A-Z](?<!\S[A-Z])")
+"""Where a heading may begin."""
+_AT_LINE_START = re.compile(
     rf"""
-        ^[ \t]*(?P<banner>FINAL\ REPORT)\b
-    |   ^[ \t]*(?P<upper>[A-Z][A-Z0-9_#&'(),/ -]{{2,79}}?)[ \t]?[:;](?!\d)
-    |   ^[ \t]*(?P<bare>FINDINGS|IMPRESSION|(?:FINAL\ )?ADDENDUM|WET\ READ(?:\ (?:VERSION|AUDIT)\ \S+)?|PFI(?:\ REPORT)?)
-            (?=[ \t]{{2,}}\S | [ \t](?:[A-Z_][a-z_] | \d[.)]))
-    |   (?<!\S)(?=[A-Z])(?P<chief>(?i:{_CHIEF}))(?:[ \t]?: | (?=\.\s) | (?=[ \t\r]*$))
+        (?P<banner>FINAL[ ]REPORT)\b
+    |   (?P<upper>[A-Z][A-Z0-9_#&'(),/ -]{{2,79}}?)[ \t]?[:;](?!\d)
+    |   (?P<bare>FINDINGS|IMPRESSION|(?:FINAL[ ])?ADDENDUM|WET[ ]READ(?:[ ](?:VERSION|AUDIT)[ ]\S+)?|PFI(?:[ ]REPORT)?)
+            (?=[ \t]{{2,}}\S | [ \t](?:[A-Z_][a-z_] | \d[.)]) | [ \t\r]*$)
+    |   {_CHIEF}(?:[ \t]?: | (?=[ \t\r]*$) | (?=\.\s))
     """,
     re.MULTILINE | re.VERBOSE,
 )
+_WITHIN_LINE = re.compile(rf"{_CHIEF}[ \t]?:")
+_WIDEST_INDENT = 120
 _ASIDES = ("wet read", "addendum")
 _READINGS = ("findings", "impression", "findings/impression")
-_WIDEST_INDENT = 120
 _RULE = re.compile(r"_{10,}")
 """Drawn across the page between two readings."""
 
@@ -124,11 +129,12 @@ def find_sections(text: str) -> list[Section]:
     after it. A text without headings is one preamble. Headings within a wet read or an addendum are part of it: up to the banner of
     the final report where one follows, else to the end if the report has been read already, else to the next heading.
     """
-    known = [heading for match in _HEADING.finditer(text) if (heading := _heading(match)).name]
+    known = _headings(text)
     last_banner = max((heading.start for heading in known if heading.name == "preamble"), default=-1)
     chosen = [_Heading("preamble", 0, 0)]
     has_reading = False
-    for heading, next_start in zip(known, [*(heading.start for heading in known[1:]), len(text)], strict=True):
+    end = _Heading("", len(text), len(text))
+    for heading, following in pairwise([*known, end]):
         current = chosen[-1].name
         if heading.name == "preamble":
             if len(chosen) == 1:
@@ -138,14 +144,14 @@ def find_sections(text: str) -> list[Section]:
         if heading.name == "film":
             if current == "impression":
                 continue  # it says which film the impression is of
-            is_reading = len(text[heading.end : next_start].split()) >= _FEWEST_WORDS_OF_A_READING
+            is_reading = len(text[heading.end : following.start].split()) >= _FEWEST_WORDS_OF_A_READING
             heading = heading._replace(name="findings" if is_reading else "examination")
         chosen.append(heading)
         has_reading |= heading.name in _READINGS
     sections = []
-    for (name, _, begin), next_start in zip(chosen, [*(heading.start for heading in chosen[1:]), len(text)], strict=True):
-        end = next_start if name == "preamble" or next_start == len(text) else max(begin, _end_before(text, next_start))
-        sections.append(Section(name, text[begin:end], begin))
+    for (name, _, begin), following in pairwise([*chosen, end]):
+        stop = following.start if name == "preamble" or following is end else max(begin, _end_before(text, following.start))
+        sections.append(Section(name, text[begin:stop], begin))
     return [section for section in sections if section.text or section.name != "preamble"]
 
 
@@ -172,33 +178,46 @@ def read_sections(text: str) -> ReportSections:
     )
 
 
+def _headings(text: str) -> list[_Heading]:
+    """Every heading whose words are known, whether or not it opens a section where it stands."""
+    headings = []
+    end = 0
+    for capital in _CAPITAL.finditer(text):
+        start = capital.start()
+        if start < end:
+            continue
+        begins_line = start == 0 or _end_before(text, start) != start
+        match = (_AT_LINE_START if begins_line else _WITHIN_LINE).match(text, start)
+        if match:
+            end = match.end()
+            name = _name(match, begins_line=begins_line)
+            headings += (
+                [_Heading(name, start, start if match.lastgroup == "banner" else end + text[end : end + 1].isspace())] if name else []
+            )
+    return headings
+
+
 def _end_before(text: str, heading: int) -> int:
     """Where the section before a heading ends: at the line break, if the heading begins its line; as MIT-LCP's published sections do."""
     line_break = text.rfind("\n", max(0, heading - _WIDEST_INDENT), heading)
     return line_break if line_break >= 0 and text[line_break:heading].isspace() else heading
 
 
-def _heading(match: re.Match[str]) -> _Heading:
-    """What a match of `_HEADING` is the heading of; its name is "" if it is none."""
+def _name(match: re.Match[str], *, begins_line: bool) -> str:
+    """The name of the section that a match heads, or "" if it is no heading."""
     kind = match.lastgroup or ""
     if kind == "banner":
-        return _Heading("preamble", match.start(), match.start())
+        return "preamble"
     words = match[kind]
-    start, end = match.start(kind), match.end()
-    name = _meaning(" ".join(words.lower().split()), is_upper=kind != "chief")
-    if kind == "chief" and not _stands_as_heading(match.string, start, words, has_colon=match[0].endswith(":")):
-        name = ""
-    return _Heading(name, start, end + match.string[end : end + 1].isspace())
-
-
-def _stands_as_heading(text: str, start: int, words: str, *, has_colon: bool) -> bool:
-    """Whether the name of a chief section is a heading where it stands: at the start of a line, or after the end of a sentence."""
-    before = text[max(0, start - _WIDEST_INDENT) : start]
-    at_line_start = not before.rpartition("\n")[2].strip() and (start <= _WIDEST_INDENT or "\n" in before)
-    if at_line_start:
-        return has_colon or words.isupper() or text[start + len(words) : start + len(words) + 1] != "."
-    before = before.rstrip()
-    return has_colon and (before[-1:] in ".!?" or (words.isupper() and not before[-1:].isupper()))
+    is_upper = words.isupper()
+    has_colon = match[0].endswith(":")
+    if kind == "chief" and begins_line and not has_colon and not is_upper and match.string[match.end() : match.end() + 1] == ".":
+        return ""  # "Findings." may be the end of a sentence
+    if not begins_line:
+        before = match.string[max(0, match.start() - _WIDEST_INDENT) : match.start()].rstrip()[-1:]
+        if before not in ".!?" and (not is_upper or before.isupper()):
+            return ""  # "ADDITIONAL COMPARISON:" or "the Findings:"
+    return _meaning(" ".join(words.lower().split()), is_upper=kind != "chief")
 
 
 @lru_cache(maxsize=4096)

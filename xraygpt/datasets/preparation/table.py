@@ -3,45 +3,29 @@
     image               path below the image folder; several, separated by ";" or "|" (or a JSON list), are one study
     report              the text, or findings and impression in columns of their own
     group               the patient, whose studies all go into one split
-    study               rows with the same value are one study, and have the same texts; without it each row is a study
-    view                frontal, lateral, PA, AP, LATERAL, LL; one for the row, or one for each image
-    split               train, val or test; without it the hash of group or study decides
+    study               rows with the same value are one study, and have the same text; without it each row is a study
+    view                frontal, lateral, PA, AP, LATERAL, LL; one for the row, or one for each of its images
+    split               train, val or test; without it the hash of the group, or of the study, decides
 
 An image is called by its path without suffix, see `image_names`. Without a study column so is the study, by its first image: an
 identifier does not change when rows are added. What is wrong with a row is listed with the line where it starts.
 """
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import sha256_file
 from xraygpt.datasets.preparation.account import Account
-from xraygpt.datasets.preparation.image_files import IMAGE_SUFFIXES
-from xraygpt.datasets.preparation.image_names import image_id_of
 from xraygpt.datasets.preparation.sections import read_sections
 from xraygpt.datasets.preparation.study import About, Study, StudyImage
+from xraygpt.datasets.preparation.table_cells import CellError, locate_image, read_split, read_views, split_paths
 from xraygpt.datasets.preparation.table_files import Row, place, read_rows, require_table
 
 TEXTS = ("as-is", "summary")
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val", "dev": "val"}
-SPLIT_NAMES |= {"test": "test", "testing": "test"}
-VIEW_NAMES = {
-    **dict.fromkeys(("", "UNKNOWN", "UNK"), ("", "")),
-    "FRONTAL": ("frontal", ""),
-    "PA": ("frontal", "PA"),
-    "AP": ("frontal", "AP"),
-    **dict.fromkeys(("LATERAL", "LAT", "L"), ("lateral", "LATERAL")),
-    "LL": ("lateral", "LL"),
-    "RL": ("lateral", "RL"),
-}
-"""Value of a view column, in upper case → view and view position."""
-
-_SEPARATORS = re.compile(r"[;|]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,40 +54,14 @@ class TableColumns:
 
     def __post_init__(self) -> None:
         if not self.image:
-            raise DataError("The column that holds the paths of the images must be named (--image-column).")
-        if bool(self.report) == bool(self.findings or self.impression) or bool(self.findings) != bool(self.impression):
+            raise DataError("The column with the paths of the images must be named (--image-column).")
+        whole, parts = bool(self.report), (bool(self.findings), bool(self.impression))
+        if (whole, *parts) not in ((True, False, False), (False, True, True)):
             raise DataError("Name either --report-column, or both --findings-column and --impression-column.")
 
     def named(self) -> dict[str, str]:
         """The columns that the table has: what → name."""
         return {what: name for what, name in asdict(self).items() if name}
-
-
-@dataclass(slots=True)
-class _Draft:
-    """A study while its rows come in."""
-
-    where: str
-    study_id: str
-    findings: str
-    impression: str
-    report: str
-    subject_id: str
-    split: str
-    images: list[StudyImage] = field(default_factory=list)
-
-    def difference(self, other: "_Draft") -> str:
-        """What two rows of one study have in common by right, and these have not; "" if all is well."""
-        names = {"findings": "text", "impression": "text", "report": "text", "subject_id": "group", "split": "split"}
-        return next((word for name, word in names.items() if getattr(self, name).split() != getattr(other, name).split()), "")
-
-
-class _RowError(Exception):
-    """A row that is left out: the count it belongs to, and why."""
-
-    def __init__(self, count: str, reason: str) -> None:
-        super().__init__(reason)
-        self.count = count
 
 
 class TableSource:
@@ -143,15 +101,7 @@ class TableSource:
         self.columns, self.text = columns, text
         self.roots: tuple[Path, ...] = tuple(dict.fromkeys((self.image_root, self.table.parent)))
         self.options: Mapping[str, Any] = {"columns": columns.named()}
-        by = f"the column {columns.group!r}" if columns.group else "study: no column says which studies are of one patient"
-        self.about = About(
-            title=f"Reports and images of {self.table.name}",
-            licence="that of the data",
-            notes=(
-                f"Splits by {by}.",
-                "`sources.csv` leads from an identifier back to the file. File names may hold patient data: do not pass it on.",
-            ),
-        )
+        self.about = _about(self.table.name, columns)
 
     def studies(self, account: Account) -> Iterator[Study]:
         """Every study, in the order of its first row.
@@ -159,15 +109,15 @@ class TableSource:
         Raises:
             DataError: the table cannot be read, or lacks a column.
         """
-        account.source_file("table", "", self.table, bytes=self.table.stat().st_size, sha256=sha256_file(self.table))
-        drafts = _Drafts(self, account)
+        rows = _Rows(self, account)
         wanted = tuple(dict.fromkeys(self.columns.named().values()))
-        for row in read_rows(self.table, wanted, lists=(self.columns.image,), bad_row=drafts.refuse):
-            drafts.add(row)
-        for draft in drafts.studies:
+        for row in read_rows(self.table, wanted, lists=(self.columns.image,), bad_row=rows.refuse):
+            rows.add(row)
+        account.source_file("table", "", self.table, bytes=self.table.stat().st_size, sha256=sha256_file(self.table))
+        for draft in rows.drafts:
             yield self._study(draft)
 
-    def _study(self, draft: _Draft) -> Study:
+    def _study(self, draft: "_Draft") -> Study:
         findings, impression = draft.findings, draft.impression
         if self.columns.report and self.text == "summary":
             sections = read_sections(draft.report)
@@ -184,17 +134,55 @@ class TableSource:
         )
 
 
-class _Drafts:
-    """Puts rows together into studies; what is wrong goes to the account.
+def _about(table: str, columns: TableColumns) -> About:
+    splits = f"column {columns.split!r}" if columns.split else "hash"
+    together = f"column {columns.group!r}" if columns.group else "study; no column says which studies are of the same patient"
+    return About(
+        title=f"Reports and images of {table}",
+        licence="that of the data",
+        notes=(
+            f"Split by {splits}, kept together by {together}.",
+            "`sources.csv` leads from an identifier back to the file. File names may hold patient data: do not pass it on.",
+        ),
+    )
 
-    Every row is counted as one of the "rows": here, unless a study stands for it, which the pipeline counts.
+
+# From rows to studies ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, kw_only=True)
+class _Draft:
+    """A study while its rows come in."""
+
+    where: str
+    study_id: str
+    findings: str
+    impression: str
+    report: str
+    subject_id: str
+    split: str
+    images: list[StudyImage] = field(default_factory=list)
+
+    def conflict(self, other: "_Draft") -> str:
+        """In what two rows of one study differ that they must share, "" if all is well."""
+        shared = {"text": ("findings", "impression", "report"), "group": ("subject_id",), "split": ("split",)}
+        return next((what for what, names in shared.items() if any(_words(self, name) != _words(other, name) for name in names)), "")
+
+
+def _words(draft: _Draft, name: str) -> list[str]:
+    return getattr(draft, name).split()
+
+
+class _Rows:
+    """Puts rows together into drafts of studies; what is wrong with one goes to the account.
+
+    Each row of the table counts as one of the "rows": here, unless a study stands for it, which the pipeline counts.
     """
 
     def __init__(self, source: TableSource, account: Account) -> None:
         self.table, self.columns, self.image_root = source.table, source.columns, source.image_root
-        self.real_root = source.image_root.resolve()
         self.account = account
-        self.studies: list[_Draft] = []
+        self.drafts: list[_Draft] = []
         self.by_study: dict[str, _Draft] = {}
         self.images: dict[str, StudyImage] = {}
 
@@ -206,36 +194,36 @@ class _Drafts:
 
     def add(self, row: Row) -> None:
         """Take in a row: a study of its own, or more images of one that is there."""
-        draft = self._draft(row)
+        paths = split_paths(self._cell(row, "image"))
         try:
-            views = self._views(row)
+            views = read_views(self._cell(row, "view"), len(paths))
+            draft = self._draft(row)
             earlier = self._earlier(draft)
-            draft.split = self._split(row)
-            if earlier and (what := draft.difference(earlier)):
-                raise _RowError("rows at odds with their study", f"another {what} than in {earlier.where}, which is the same study")
-        except _RowError as error:
-            self.refuse(row.line, str(error), count=error.count, study_id=draft.study_id)
+        except CellError as error:
+            self.refuse(row.line, str(error), count=error.count, study_id=self._cell(row, "study"))
             return
-        named = self._image_cells(row)
-        for position, cell in enumerate(named):
-            view, view_position = views[position % len(views)]
-            if image := self._image(cell, draft.where, view, view_position):
-                draft.images.append(image)
+        draft.images += self._images(paths, views, draft.where)
         if earlier:
             earlier.images += draft.images
             self.account.count("rows")
             self.account.count("further rows of a study")
-        elif draft.images or not named:
-            draft.study_id = draft.study_id or (draft.images[0].image_id if draft.images else "")
-            self.studies.append(draft)
-            self.by_study[draft.study_id] = draft
-        else:
+        elif draft.images or not paths:
+            self._begin(draft)
+        else:  # each of its images is listed
             self.account.count("rows")
 
-    # The cells of a row -------------------------------------------------------------------------------------------------
+    def _begin(self, draft: _Draft) -> None:
+        if self.columns.study:
+            self.by_study[draft.study_id] = draft
+        elif draft.images:
+            draft.study_id = draft.images[0].image_id
+        if self.columns.group and not draft.subject_id:
+            self.account.note("studies without group", f"{draft.where}: the group is empty; the study counts as a patient of its own.")
+        self.drafts.append(draft)
 
     def _cell(self, row: Row, what: str) -> str:
-        return row.values[name].strip() if (name := getattr(self.columns, what)) else ""
+        name = getattr(self.columns, what)
+        return row.values[name].strip() if name else ""
 
     def _draft(self, row: Row) -> _Draft:
         return _Draft(
@@ -245,5 +233,38 @@ class _Drafts:
             impression=self._cell(row, "impression"),
             report=self._cell(row, "report"),
             subject_id=self._cell(row, "group"),
-            split="",
+            split=read_split(self._cell(row, "split")) if self.columns.split else "",
         )
+
+    def _earlier(self, draft: _Draft) -> _Draft | None:
+        """The study that a row continues."""
+        if not self.columns.study:
+            return None
+        if not draft.study_id:
+            raise CellError("rows without study", f"the column {self.columns.study!r} is empty")
+        earlier = self.by_study.get(draft.study_id)
+        if earlier and (what := draft.conflict(earlier)):
+            raise CellError("rows at odds with their study", f"the {what} is another than in {earlier.where}, which is the same study")
+        return earlier
+
+    def _images(self, paths: list[str], views: list[tuple[str, str]], where: str) -> Iterator[StudyImage]:
+        """The images of a row that can be used and are named for the first time."""
+        for cell, (view, view_position) in zip(paths, views, strict=True):
+            image_id = ""
+            try:
+                image_id, path = locate_image(cell, self.image_root)
+                self._require_new(image_id, path)
+            except CellError as error:
+                self.account.problem(error.count, f"{where}: {error}.", kind="image", id=image_id, where=where)
+                continue
+            image = StudyImage(image_id=image_id, path=path, view=view, view_position=view_position, where=where)
+            self.images[image_id] = image
+            yield image
+
+    def _require_new(self, image_id: str, path: Path) -> None:
+        other = self.images.get(image_id)
+        if other is None:
+            return
+        if other.path == path:
+            raise CellError("image named twice", f"the image {image_id!r} stands in {other.where} already")
+        raise CellError("image named twice", f"{path.name} would be called {image_id!r}, as {other.path.name} of {other.where} is")

@@ -117,9 +117,9 @@ def _csv_rows(path: Path, columns: Sequence[str], report: BadRow) -> Iterator[Ro
     csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL))
     lines = _lines(path)
     head = []
-    for line in lines:
-        head.append(line)
-        if line.strip():
+    for text in lines:
+        head.append(text)
+        if text.strip():
             break
     else:
         raise DataError(f"{path}: the file is empty.")
@@ -164,8 +164,8 @@ def _broken_record(path: Path, start: int, end: int, error: csv.Error) -> DataEr
         return DataError(f"{path}, line {start}: the row cannot be read ({error}).")
     opened = quoted[0] if "expected after" in str(error) else quoted[-1]
     return DataError(
-        f"{path}, line {opened}: a quotation mark opens a cell here that does not end as it should; this was noticed in line {end}. Close it, "
-        "and double every quotation mark within the text."
+        f"{path}, line {opened}: a quotation mark opens a cell here that does not end as it should (noticed in line {end}). "
+        "Close it, and double every quotation mark within the text."
     )
 
 
@@ -188,7 +188,9 @@ def _lines(path: Path) -> Iterator[str]:
                 if not line:
                     return
                 if len(line) > MAX_LINE:
-                    raise DataError(f"{path}, line {number}: longer than {MAX_LINE} characters; this is no table, or it lacks its line ends.")
+                    raise DataError(
+                        f"{path}, line {number}: longer than {MAX_LINE} characters; this is no table, or it lacks its line ends."
+                    )
                 if "\0" in line:
                     raise DataError(f"{path}, line {number}: holds a NUL byte; the file is damaged, or not UTF-8. Save it as UTF-8.")
                 yield line
@@ -225,7 +227,7 @@ def _json_rows(path: Path, columns: Sequence[str], lists: Collection[str], repor
         if not text.strip():
             continue
         try:
-            record = json.loads(text)
+            record = json.loads(text.strip())
         except json.JSONDecodeError as error:
             report(line, f"not JSON ({error.msg} at column {error.colno}); one object a line is expected")
             continue
@@ -252,9 +254,9 @@ def _parquet_rows(path: Path, columns: Sequence[str], lists: Collection[str], re
     try:
         with parquet.ParquetFile(path) as file:
             _require_columns(path, columns, file.schema_arrow.names)
-            for batch in file.iter_batches(batch_size=_BATCH, columns=list(columns) or None):
-                for line, record in enumerate(batch.to_pylist(), start=line + 1):
-                    yield from _typed_row(line, record, columns, lists, report)
+            batches = file.iter_batches(batch_size=_BATCH, columns=list(columns) or None)
+            for line, record in enumerate((record for batch in batches for record in batch.to_pylist()), start=1):
+                yield from _typed_row(line, record, columns, lists, report)
     except (arrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: no readable Parquet file ({first_line(error)}).") from error
     if not line:

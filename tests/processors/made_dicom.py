@@ -1,0 +1,94 @@
+"""Radiographs in DICOM that tests make up."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+
+from xraygpt.processors import open_image
+
+STORED = np.array([[0, 1000, 2000, 4095]], dtype=np.uint16)
+WHOLE_RANGE = {"WindowCenter": 2048, "WindowWidth": 4096}  # of 12 bits
+
+
+def dicom(stored: np.ndarray = STORED, **elements: Any) -> BytesIO:
+    """A radiograph of 12 bits (8 for bytes), MONOCHROME2, with `elements` changed; None removes one."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = syntax = elements.pop("TransferSyntaxUID", ExplicitVRLittleEndian)
+    encoding = {"is_implicit_VR": syntax.is_implicit_VR, "is_little_endian": syntax.is_little_endian}
+    dataset = FileDataset("made.dcm", {}, file_meta=meta, preamble=bytes(128), **encoding)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = ComputedRadiographyImageStorage, "1.2.3"
+    dataset.Modality = "DX"
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.SamplesPerPixel = 1
+    dataset.Rows, dataset.Columns = stored.shape
+    dataset.BitsAllocated = 8 * stored.itemsize
+    dataset.BitsStored = elements.pop("BitsStored", 12 if stored.itemsize == 2 else 8)
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = int(stored.dtype.kind == "i")
+    dataset.PixelData = stored.tobytes()
+    for keyword, value in elements.items():
+        if value is None:
+            delattr(dataset, keyword)
+        else:
+            setattr(dataset, keyword, value)
+    if syntax.is_compressed and "PixelData" in dataset:
+        dataset["PixelData"].VR = "OB"
+    return written(dataset)
+
+
+def written(dataset: Dataset) -> BytesIO:
+    """The bytes of a file, at their beginning."""
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=False)
+    buffer.seek(0)
+    return buffer
+
+
+def changed(stream: BytesIO, **elements: Any) -> BytesIO:
+    """The same file with other elements."""
+    dataset = pydicom.dcmread(stream)
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    return written(dataset)
+
+
+def lut(entries: Any, *, first: int = 0, bits: int = 8, vr: str = "US", explanation: str = "") -> Dataset:
+    """An item of a modality or VOI LUT sequence; with `vr` "OW", `entries` are the bytes and 8-bit ones may be packed."""
+    item = Dataset()
+    size = len(entries) if vr == "US" else len(entries) // (2 if bits > 8 else 1)
+    item.add_new("LUTDescriptor", "US" if first >= 0 else "SS", [size, first, bits])
+    item.add_new("LUTData", vr, entries)
+    if explanation:
+        item.LUTExplanation = explanation
+    return item
+
+
+def gdcm_compressed(stream: BytesIO, syntax: str, folder: Path) -> Path:
+    """The same file compressed by gdcm to one of its transfer syntaxes, such as "JPEGLosslessProcess14_1"; skips where gdcm is absent."""
+    gdcm = pytest.importorskip("gdcm", reason="python-gdcm, the extra `gdcm`, is not installed")
+    source, target = folder / "source.dcm", folder / f"{syntax}.dcm"
+    source.write_bytes(stream.getvalue())
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(source))
+    assert reader.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFileName(str(target))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    return target
+
+
+def grey(stream: BytesIO, **options: Any) -> list[int]:
+    """The first row of the opened image."""
+    return np.asarray(open_image(stream, **options))[0].tolist()
