@@ -21,7 +21,6 @@ REQUIREMENTS = [
     "pydicom>=3.0,<4",
     "pylibjpeg>=2.1,<3",
     "pylibjpeg-openjpeg>=2.5,<3",  # JPEG 2000 in DICOM files
-    "pyjpegls>=1.5,<2",  # JPEG-LS in DICOM files
     "pyyaml>=6.0,<7",
     "safetensors>=0.8,<1",
     "scipy>=1.15,<2",

@@ -67,6 +67,44 @@ def test_an_index_gives_the_same_item_each_time(tmp_path: Path) -> None:
     assert dataset[1]["prompt_seed"] == dataset[1]["prompt_seed"] != dataset[0]["prompt_seed"]
 
 
+def pixels_handed_to(vis_processor: Any, folder: Path) -> tuple[int, int]:
+    """The size in which a JPEG of 640 x 480 reaches a processor."""
+    dataset = make_dataset(folder, vis_processor=vis_processor)
+    Image.new("L", (640, 480), 90).save(folder / "a.jpg")
+    (folder / "a.png").unlink()
+    return dataset[0]["image"]
+
+
+class Remembering(Blip2ImageEvalProcessor):
+    """Returns the size of its image instead of a tensor."""
+
+    def __call__(self, item: Image.Image) -> Any:
+        return item.size
+
+
+class DemandingAll(Remembering):
+    """A processor that needs every pixel."""
+
+    min_image_side = None
+
+    def __init__(self) -> None:
+        """Needs nothing else."""
+
+
+@pytest.mark.parametrize(
+    ("vis_processor", "size"),
+    [
+        (Remembering(image_size=100), (320, 240)),
+        (Remembering(image_size=200), (640, 480)),
+        (DemandingAll(), (640, 480)),
+        (lambda image: image.size, (640, 480)),  # a plain callable, which says nothing
+    ],
+    ids=["small output", "large output", "all pixels", "plain callable"],
+)
+def test_a_jpeg_is_decoded_as_large_as_the_processor_needs(vis_processor: Any, size: tuple[int, int], tmp_path: Path) -> None:
+    assert pixels_handed_to(vis_processor, tmp_path) == size
+
+
 @pytest.mark.parametrize(("cls", "suffix"), [(MIMICDataset, ".jpg"), (OpenIDataset, ".png")])
 def test_the_usual_suffix_comes_first(cls: type[CaptionDataset], suffix: str, tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, cls)

@@ -29,16 +29,14 @@ def dicom(stored: np.ndarray = STORED, **elements: Any) -> BytesIO:
     dataset.Rows, dataset.Columns = stored.shape
     dataset.BitsAllocated = 8 * stored.itemsize
     dataset.BitsStored = elements.pop("BitsStored", 12 if stored.itemsize == 2 else 8)
-    dataset.HighBit = dataset.BitsStored - 1
+    dataset.HighBit = max(dataset.BitsStored - 1, 0)
     dataset.PixelRepresentation = int(stored.dtype.kind == "i")
-    dataset.PixelData = stored.tobytes()
+    dataset.add_new("PixelData", "OB" if syntax.is_compressed or stored.itemsize == 1 else "OW", stored.tobytes())
     for keyword, value in elements.items():
         if value is None:
             delattr(dataset, keyword)
         else:
             setattr(dataset, keyword, value)
-    if syntax.is_compressed and "PixelData" in dataset:
-        dataset["PixelData"].VR = "OB"
     return written(dataset)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from xraygpt.common.errors import ConfigError, DataError, RegistryError
 from xraygpt.processors import (
@@ -83,6 +84,63 @@ def test_train_never_flips() -> None:
     half.paste(255, (50, 0, 100, 100))
     processor = Blip2ImageTrainProcessor(image_size=16)
     assert all((image := processor(half))[0, :, 0].mean() <= image[0, :, -1].mean() for _ in range(50))
+
+
+def noisy_film(height: int, width: int) -> Image.Image:
+    """Broad shadows, fine ribs and the noise of a detector."""
+    y, x = np.mgrid[0:height, 0:width] / 1000.0
+    film = (
+        128 + 60 * np.sin(2.1 * x) * np.cos(1.7 * y) + 20 * np.sin(60 * y + 8 * x) + np.random.default_rng(0).normal(0, 10, (height, width))
+    )
+    return Image.fromarray(np.clip(film, 0, 255).astype(np.uint8))
+
+
+def grey_levels(processor_class: type, image: Image.Image) -> torch.Tensor:
+    return processor_class(mean=(0, 0, 0), std=(1, 1, 1))(image)[0] * 255
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize(("full", "reduced"), [((1500, 1800), (750, 900)), ((1841, 1955), (461, 489))])  # 1841 and 1955 do not divide by 4
+def test_a_jpeg_decoded_to_the_least_side_gives_the_same_image(
+    tmp_path: Path, mode: str, full: tuple[int, int], reduced: tuple[int, int]
+) -> None:
+    path = tmp_path / "film.jpg"
+    noisy_film(*reversed(full)).convert(mode).save(path, quality=90)
+    assert_same_when_decoded_smaller(path, full=full, reduced=reduced)
+
+
+@pytest.mark.parametrize(("full", "reduced"), [((2500, 3000), (625, 750)), ((2501, 3003), (626, 751))])
+def test_a_real_jpeg_decoded_to_the_least_side_gives_the_same_image(
+    test_data: Path, tmp_path: Path, full: tuple[int, int], reduced: tuple[int, int]
+) -> None:
+    path = tmp_path / "film.jpg"
+    open_image(test_data / "dicom" / "txrv_jpeg_baseline_chest.dcm").resize(full, Image.Resampling.BICUBIC).save(path, quality=90)
+    assert_same_when_decoded_smaller(path, full=full, reduced=reduced)
+
+
+def assert_same_when_decoded_smaller(path: Path, *, full: tuple[int, int], reduced: tuple[int, int]) -> None:
+    whole, smaller = open_image(path), open_image(path, min_side=Blip2ImageEvalProcessor().min_image_side)
+    assert (whole.size, smaller.size) == (full, reduced)
+    difference = (grey_levels(Blip2ImageEvalProcessor, whole) - grey_levels(Blip2ImageEvalProcessor, smaller)).abs()
+    assert difference.mean() < 0.5  # promised: 1
+    assert difference.max() < 12  # no edge has moved
+
+
+def test_the_least_side_of_a_processor() -> None:
+    assert Blip2ImageEvalProcessor(image_size=224).min_image_side == 448
+    assert Blip2ImageTrainProcessor(image_size=224, min_scale=0.5).min_image_side == 732  # 448 / sqrt(0.75 * 0.5), rounded up
+    assert ReportTextProcessor().min_image_side is None
+    assert load_processor("blip2_image_eval", {"image_size": 100}).min_image_side == 200
+
+
+@pytest.mark.parametrize("long_side", [1.0, 1.25, 3.0])
+def test_every_training_crop_of_the_smallest_image_has_twice_the_outputs_side(long_side: float) -> None:
+    processor = Blip2ImageTrainProcessor(image_size=40, min_scale=0.5)
+    side = processor.min_image_side
+    image = v2.functional.pil_to_tensor(Image.new("L", (side, round(long_side * side))))
+    torch.manual_seed(0)
+    crops = [processor.geometry.make_params([image]) for _ in range(300)]
+    assert min(min(crop["height"], crop["width"]) for crop in crops) >= 2 * 40
 
 
 @pytest.mark.parametrize("mode", ["I;16", "RGBA", "P", "CMYK"])

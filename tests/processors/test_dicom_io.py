@@ -1,5 +1,6 @@
-"""The grey-scale pipeline of DICOM on files made here, and real files."""
+"""Which DICOM files are radiographs, the shape of their pixels, what is said of burned-in text, and real files."""
 
+import logging
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -7,102 +8,43 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
+from tests.processors.made_dicom import STORED, WHOLE_RANGE, dicom, lut
 from xraygpt.common.errors import DataError
-from xraygpt.processors import dicom_io, open_image
-
-STORED = np.array([[0, 1000, 2000, 4095]], dtype=np.uint16)
-
-
-def dicom(stored: np.ndarray = STORED, **elements: Any) -> BytesIO:
-    """A radiograph of 12 bits, MONOCHROME2, with `elements` changed; None removes one."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = elements.pop("TransferSyntaxUID", ExplicitVRLittleEndian)
-    dataset = FileDataset("made.dcm", {}, file_meta=meta, preamble=bytes(128))
-    dataset.Modality = "DX"
-    dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.SamplesPerPixel = 1
-    dataset.Rows, dataset.Columns = stored.shape
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8 * stored.itemsize, 12 if stored.itemsize == 2 else 8, 11
-    dataset.HighBit = dataset.BitsStored - 1
-    dataset.PixelRepresentation = 0
-    dataset.PixelData = stored.tobytes()
-    for keyword, value in elements.items():
-        if value is None:
-            delattr(dataset, keyword)
-        else:
-            setattr(dataset, keyword, value)
-    buffer = BytesIO()
-    dataset.save_as(buffer, enforce_file_format=False)
-    buffer.seek(0)
-    return buffer
+from xraygpt.processors import dicom_io, image_io, open_image
+from xraygpt.processors.dicom_io import DicomOptions
 
 
-def grey(stream: BytesIO) -> list[int]:
-    return np.asarray(open_image(stream))[0].tolist()
+@pytest.mark.parametrize("modality", ["CR", "DX", "RG", "", None])
+def test_radiographs_and_files_without_a_modality_are_read(modality: str | None) -> None:
+    assert open_image(dicom(Modality=modality)).size == (4, 1)
 
 
-@pytest.mark.parametrize(
-    ("elements", "expected"),
-    [
-        # window 0..2000: LINEAR, black at centre - 0.5 - (width - 1) / 2
-        ({"WindowCenter": 1000.5, "WindowWidth": 2001}, [0, 128, 255, 255]),
-        ({"WindowCenter": [1000.5, 40], "WindowWidth": [2001, 80]}, [0, 128, 255, 255]),  # the first of several
-        ({"WindowCenter": 1000.5, "WindowWidth": 2001, "PhotometricInterpretation": "MONOCHROME1"}, [255, 127, 0, 0]),
-        # a window wider than the data is kept, not stretched to the data
-        ({"WindowCenter": 4096, "WindowWidth": 8192, "VOILUTFunction": "LINEAR_EXACT"}, [0, 31, 62, 127]),
-        # the rescale comes before the window
-        ({"WindowCenter": 0.5, "WindowWidth": 2001, "RescaleSlope": 1, "RescaleIntercept": -1000}, [0, 128, 255, 255]),
-        # no window: percentiles 0.5 and 99.5 of the pixels
-        ({}, [0, 61, 124, 255]),
-    ],
-)
-def test_window_rescale_and_inversion(elements: dict[str, Any], expected: list[int]) -> None:
-    assert grey(dicom(**elements)) == pytest.approx(expected, abs=1)
-
-
-def test_voi_lut_sequence() -> None:
-    lut = Dataset()
-    lut.LUTDescriptor = [4, 0, 8]  # 4 entries, the first for the value 0, 8 bits each
-    lut.LUTData = [0, 50, 100, 255]
-    stored = np.array([[0, 1, 2, 3]], dtype=np.uint16)
-    stream = dicom(stored)
-    dataset = pydicom.dcmread(stream)
-    dataset.VOILUTSequence = [lut]
-    dataset["VOILUTSequence"].value[0]["LUTData"].VR = "US"
-    dataset["VOILUTSequence"].value[0]["LUTDescriptor"].VR = "US"
-    buffer = BytesIO()
-    dataset.save_as(buffer)
-    assert grey(BytesIO(buffer.getvalue())) == [0, 50, 100, 255]
-
-
-def test_eight_bits_without_a_window_are_display_values() -> None:
-    assert grey(dicom(np.array([[3, 100, 200, 210]], dtype=np.uint8))) == [3, 100, 200, 210]
-
-
-def test_a_missing_modality_is_let_through() -> None:
-    assert open_image(dicom(Modality=None)).size == (4, 1)
+@pytest.mark.parametrize("modality", ["CT", "MR", "US", "MG"])
+def test_another_modality_is_refused_unless_forced(modality: str) -> None:
+    with pytest.raises(DataError, match=rf"modality {modality}; only radiographs \(CR, DX, RG\) are read\. .*--force-modality"):
+        open_image(dicom(Modality=modality))
+    assert open_image(dicom(Modality=modality), dicom=DicomOptions(force_modality=True)).size == (4, 1)
 
 
 @pytest.mark.parametrize(
     ("elements", "reason"),
     [
-        ({"Modality": "CT"}, "modality CT"),
-        ({"NumberOfFrames": 2, "PixelData": STORED.tobytes() * 2}, "2 frames"),
-        ({"PhotometricInterpretation": "RGB"}, "photometric interpretation RGB"),
+        ({"NumberOfFrames": 2, "PixelData": STORED.tobytes() * 2}, "2 frames; a radiograph has one"),
+        ({"NumberOfFrames": 0}, "0 frames"),
+        ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "photometric interpretation RGB with 3 samples a pixel"),
+        ({"PhotometricInterpretation": None}, "photometric interpretation missing"),
+        ({"SamplesPerPixel": 3}, "MONOCHROME2 with 3 samples"),
         ({"PixelData": None}, "no pixel data"),
-        ({"PixelData": STORED.tobytes()[:4]}, "damaged or incomplete"),
-        ({"Rows": 60_000, "Columns": 60_000}, "pixels; at most"),
-        ({"BitsAllocated": None}, "damaged or incomplete"),
-        ({"WindowCenter": 5, "WindowWidth": 0}, "damaged or incomplete"),
-        ({"TransferSyntaxUID": JPEGLSLossless, "PixelData": pydicom.encaps.encapsulate([b"\x00\x01"])}, "no installed decoder|damaged"),
+        ({"PixelData": b""}, "no pixel data"),
+        ({"RescaleSlope": "1e999", "RescaleIntercept": 0}, "RescaleSlope is missing or damaged"),
+        ({"WindowCenter": [5, 6], "WindowWidth": [9, "nan"]}, "WindowWidth is missing or damaged"),
     ],
 )
-def test_what_is_refused(elements: dict[str, Any], reason: str) -> None:
-    with pytest.raises(DataError, match=reason):
-        open_image(dicom(**elements))
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")
+def test_what_is_no_single_grey_image(elements: dict[str, Any], reason: str) -> None:
+    with pytest.raises(DataError, match=f"the image stream: .*{reason}"):
+        open_image(dicom(**elements), dicom=DicomOptions(force_modality=True))
 
 
 def test_a_file_that_only_begins_like_dicom_is_refused(tmp_path: Path) -> None:
@@ -110,6 +52,81 @@ def test_a_file_that_only_begins_like_dicom_is_refused(tmp_path: Path) -> None:
     path.write_bytes(bytes(128) + b"DICM")
     with pytest.raises(DataError, match=r"cut\.dcm: "):
         open_image(path)
+
+
+def test_signature() -> None:
+    assert dicom_io.is_dicom(bytes(128) + b"DICM")
+    assert dicom_io.is_dicom(b"\x08\x00\x05\x00")
+    assert not dicom_io.is_dicom(b"\x89PNG\r\n\x1a\n")
+
+
+TALL = np.tile(np.array([[0, 4095]], dtype=np.uint16), (10, 10))  # 20 wide, 10 high, upright lines
+
+
+@pytest.mark.parametrize(
+    ("elements", "size"),
+    [
+        ({"PixelSpacing": [0.2, 0.1]}, (20, 20)),  # between rows, between columns: pixels twice as high as wide
+        ({"PixelSpacing": [0.1, 0.2]}, (40, 10)),
+        ({"ImagerPixelSpacing": [0.3, 0.2]}, (20, 15)),
+        ({"NominalScannedPixelSpacing": [0.2, 0.3]}, (30, 10)),
+        ({"PixelAspectRatio": [2, 1]}, (20, 20)),
+        ({"PixelAspectRatio": [1, 2]}, (40, 10)),
+        ({"PixelSpacing": [0.1, 0.1], "PixelAspectRatio": [2, 1]}, (20, 10)),  # the spacing is the measurement
+        ({"PixelSpacing": [0, 0], "ImagerPixelSpacing": [0.2, 0.1]}, (20, 20)),  # nothing stated is no statement
+        ({"PixelAspectRatio": 1}, (20, 10)),
+        ({"PixelSpacing": [0.1391, 0.1390]}, (20, 10)),  # rounding
+        ({}, (20, 10)),
+    ],
+)
+def test_pixels_become_square(elements: dict[str, Any], size: tuple[int, int]) -> None:
+    assert open_image(dicom(TALL, **elements)).size == size
+
+
+def test_the_finer_axis_keeps_its_pixels() -> None:
+    image = np.asarray(open_image(dicom(TALL, PixelSpacing=[0.2, 0.1], **WHOLE_RANGE)))
+    assert np.array_equal(image, np.tile([[0, 255]], (20, 10)))
+
+
+@pytest.mark.parametrize("spacing", [[10, 0.1], [0.1, 10], [1e-9, 1]])
+def test_absurd_pixels_are_refused(spacing: list[float]) -> None:
+    with pytest.raises(DataError, match=r"pixels of .* by .* \(PixelSpacing\), which no detector makes"):
+        open_image(dicom(TALL, PixelSpacing=spacing))
+
+
+def test_square_pixels_count_towards_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_io, "MAX_PIXELS", 300)
+    with pytest.raises(DataError, match="20 x 20 pixels once they are square; at most 300 are made"):
+        open_image(dicom(TALL, PixelSpacing=[0.2, 0.1]))
+
+
+def test_burned_in_annotation_is_warned_about_once_for_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "portable.dcm"
+    path.write_bytes(dicom(BurnedInAnnotation="YES", PixelSpacing=[0.2, 0.1]).getvalue())
+    with caplog.at_level(logging.WARNING, logger="xraygpt"):
+        images = [open_image(path) for _ in range(3)]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: the file says that annotation is burned into its pixels; it may name the patient."
+    ]
+    assert [image.info for image in images] == [{"burned_in_annotation": True}] * 3
+
+
+@pytest.mark.parametrize("flag", ["NO", "", None])
+def test_no_warning_without_burned_in_annotation(flag: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    assert open_image(dicom(BurnedInAnnotation=flag) if flag is not None else dicom()).info == {}
+    assert caplog.records == []
+
+
+def test_a_saved_image_holds_nothing_but_pixels() -> None:
+    stream = dicom(
+        PatientName="SECRET", StudyDescription="SECRET", BurnedInAnnotation="YES", VOILUTSequence=[lut([0, 1], explanation="SECRET")]
+    )
+    for kind in ("PNG", "JPEG"):
+        stream.seek(0)
+        buffer = BytesIO()
+        open_image(stream).save(buffer, kind)
+        assert b"SECRET" not in buffer.getvalue()
+        assert b"burned" not in buffer.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -128,18 +145,30 @@ def test_real_radiographs(test_data: Path, name: str, size: tuple[int, int]) -> 
     assert high - low > 200  # the window uses the grey scale
 
 
+@pytest.mark.parametrize("name", ["RG1_J2KI", "RG3_RLE", "fodicom-CR-MONO1-10-chest", "txrv_jpeg_baseline_chest"])
+def test_the_patient_of_a_real_file_is_not_in_the_saved_image(test_data: Path, name: str) -> None:
+    path = test_data / "dicom" / f"{name}.dcm"
+    buffer = BytesIO()
+    open_image(path).save(buffer, "PNG")
+    dataset = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+    patient = [str(dataset.get(keyword, "")).encode() for keyword in ("PatientName", "PatientID", "StudyInstanceUID", "SOPInstanceUID")]
+    assert any(patient)
+    assert [value for value in patient if len(value) > 4 and value in buffer.getvalue()] == []
+
+
 @pytest.mark.parametrize(("name", "reason"), [("CT_small", "modality CT"), ("MR_truncated", "modality MR")])
 def test_real_slices_are_refused(test_data: Path, name: str, reason: str) -> None:
     with pytest.raises(DataError, match=rf"{name}\.dcm: {reason}"):
         open_image(test_data / "dicom" / f"{name}.dcm")
 
 
+def test_forced_slices_are_read_unless_they_are_damaged(test_data: Path) -> None:
+    forced = DicomOptions(force_modality=True)
+    assert open_image(test_data / "dicom" / "CT_small.dcm", dicom=forced).size == (128, 128)
+    with pytest.raises(DataError, match=r"MR_truncated\.dcm: the pixel data are damaged or cut short"):
+        open_image(test_data / "dicom" / "MR_truncated.dcm", dicom=forced)
+
+
 def test_monochrome1_chest_shows_the_mediastinum_white(test_data: Path) -> None:
     image = np.asarray(open_image(test_data / "dicom" / "RG1_J2KI.dcm").resize((64, 64)))
     assert image[40:56, 28:36].mean() > image[20:40, 12:22].mean()  # spine and heart against a lung
-
-
-def test_signature() -> None:
-    assert dicom_io.is_dicom(bytes(128) + b"DICM")
-    assert dicom_io.is_dicom(b"\x08\x00\x05\x00")
-    assert not dicom_io.is_dicom(b"\x89PNG\r\n\x1a\n")

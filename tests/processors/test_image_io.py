@@ -1,5 +1,7 @@
 """Every way an image can be stored, and every way a file can be bad."""
 
+import io
+import os
 import struct
 import zlib
 from io import BytesIO
@@ -7,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from xraygpt.common.errors import DataError
 from xraygpt.processors import image_io, open_image
@@ -103,6 +105,75 @@ def test_cmyk_is_refused(tmp_path: Path) -> None:
         open_image(save(tmp_path, Image.new("CMYK", (8, 8)), "image.jpg"))
 
 
+def described(folder: Path, kind: str) -> Path:
+    """An image whose file says a lot beside its pixels."""
+    exif = Image.Exif()
+    exif[0x010E] = "SECRET description"
+    exif[0x0112] = 3  # upside down: the copy that turns it must be clean too
+    if kind == "jpg":
+        return save(folder, Image.fromarray(GRADIENT), "a.jpg", exif=exif, comment=b"SECRET", icc_profile=b"SECRET", dpi=(300, 300))
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Patient", "SECRET")
+    text.add_itxt("Study", "SECRET", zip=True)
+    return save(folder, Image.fromarray(GRADIENT), "a.png", pnginfo=text, exif=exif, icc_profile=b"SECRET", dpi=(300, 300))
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+def test_nothing_but_pixels_is_kept(tmp_path: Path, kind: str) -> None:
+    path = described(tmp_path, kind)
+    assert b"SECRET" in path.read_bytes()
+    image = open_image(path)
+    assert image.info == {}
+    assert not image.getexif()
+    for target in ("PNG", "JPEG"):
+        buffer = BytesIO()
+        image.save(buffer, target)
+        assert b"SECRET" not in buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+def test_what_a_file_says_is_not_logged_even_at_debug(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG"):
+        open_image(described(tmp_path, kind))
+    assert "SECRET" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("size", "min_side", "expected"),
+    [
+        ((640, 480), None, (640, 480)),
+        ((640, 480), 481, (640, 480)),
+        ((640, 480), 241, (640, 480)),
+        ((640, 480), 240, (320, 240)),
+        ((640, 480), 121, (320, 240)),
+        ((640, 480), 60, (80, 60)),
+        ((640, 480), 1, (80, 60)),  # an eighth is the least
+        ((479, 641), 239, (240, 321)),
+        ((30, 20), 100, (30, 20)),
+    ],
+)
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_jpeg_may_be_decoded_smaller(
+    tmp_path: Path, size: tuple[int, int], min_side: int | None, expected: tuple[int, int], mode: str
+) -> None:
+    image = open_image(save(tmp_path, Image.new(mode, size, "darkred" if mode == "RGB" else 90), "image.jpg"), min_side=min_side)
+    assert (image.mode, image.size) == (mode, expected)
+    if mode == "RGB":  # colour is kept
+        red, green, _ = image.getpixel((3, 3))
+        assert red - green > 100
+
+
+def test_a_turned_jpeg_may_be_decoded_smaller(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = save(tmp_path, Image.new("L", (640, 480), 50), "image.jpg", exif=exif)
+    assert open_image(path, min_side=240).size == (240, 320)
+
+
+def test_a_png_is_always_decoded_in_full(tmp_path: Path) -> None:
+    assert open_image(save(tmp_path, Image.new("L", (640, 480))), min_side=10).size == (640, 480)
+
+
 def png_bytes() -> bytes:
     buffer = BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(buffer, "PNG")
@@ -140,6 +211,77 @@ def test_bad_files_are_named_with_the_reason(tmp_path: Path, content: bytes, rea
     path.write_bytes(content)
     with pytest.raises(DataError, match=rf"CXR1\.png: .*{reason}"):
         open_image(path)
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.9])
+def test_a_jpeg_cut_short_is_refused_when_it_is_decoded_smaller(kept: float) -> None:
+    content = jpeg_bytes()
+    with pytest.raises(DataError, match="damaged or cut short"):
+        open_image(BytesIO(content[: int(kept * len(content))]), min_side=8)
+
+
+@pytest.mark.parametrize("content", [png_bytes(), jpeg_bytes()], ids=["png", "jpeg"])
+def test_damaged_bytes_end_in_an_image_or_a_data_error(content: bytes) -> None:
+    rng = np.random.default_rng(0)
+    opened = refused = 0
+    for _ in range(300):
+        damaged = bytearray(content)
+        for place in rng.integers(0, min(len(content), 300), rng.integers(1, 4)):
+            damaged[place] = rng.choice([0, 1, 0x7F, 0xFF, rng.integers(256)])
+        try:
+            opened += open_image(BytesIO(damaged), min_side=8).mode in ("L", "RGB")
+        except DataError as error:
+            refused += str(error).startswith("the image stream: ")
+    assert opened + refused == 300
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(DataError, match=r"pipe\.png: a directory, pipe or device, not an image file"):
+        open_image(tmp_path / "pipe.png")
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/"])
+def test_a_device_or_folder_is_refused(path: str) -> None:
+    with pytest.raises(DataError, match=f"^{path}: a directory, pipe or device, not an image file"):
+        open_image(path)
+
+
+@pytest.mark.parametrize("path", ["a\0b.png", "x" * 5000])
+def test_a_path_that_cannot_be_is_a_data_error(path: str) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        open_image(path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+def test_a_locked_file_is_named(tmp_path: Path) -> None:
+    path = save(tmp_path, Image.new("L", (4, 4)))
+    path.chmod(0)
+    with pytest.raises(DataError, match=r"image\.png: cannot be read"):
+        open_image(path)
+
+
+def test_an_enormous_file_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "huge.png"
+    with open(path, "wb") as handle:
+        handle.truncate(image_io.MAX_FILE_BYTES + 1)  # takes no room on the disk
+    with pytest.raises(DataError, match=r"huge\.png: larger than 536870912 bytes"):
+        open_image(path)
+
+
+def test_an_endless_stream_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_io, "MAX_FILE_BYTES", 1000)
+    with open("/dev/zero", "rb") as endless, pytest.raises(DataError, match="/dev/zero: larger than 1000 bytes"):
+        open_image(endless)
+
+
+@pytest.mark.parametrize("mode", ["text", "closed"])
+def test_a_stream_that_delivers_no_bytes_is_refused(mode: str) -> None:
+    stream = io.StringIO("text")
+    if mode == "closed":
+        stream.close()
+    with pytest.raises(DataError, match=r"the image stream: (the stream delivers str, not bytes|cannot be read)"):
+        open_image(stream)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

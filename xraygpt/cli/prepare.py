@@ -131,7 +131,9 @@ def _table(args: argparse.Namespace) -> Source:
 def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(build_source=lambda args: ImageFolderSource(args.source, names=args.names), text="none")
     parser.add_argument("--source", type=Path, required=True, metavar="PATH", help="a folder, searched whole, or one file")
-    parser.add_argument("--names", choices=NAMES, default="auto", help="identifiers: auto numbers DICOM files, whose names may tell a patient")
+    parser.add_argument(
+        "--names", choices=NAMES, default="auto", help="identifiers: auto numbers DICOM files, whose names may tell a patient"
+    )
     _add_common(parser, view="all")
 
 
@@ -143,7 +145,9 @@ def _add_common(parser: argparse.ArgumentParser, *, view: str) -> None:
     parser.add_argument("--views", nargs="+", choices=VIEWS, default=[view], help=f"images kept; all: unknown views too (default: {view})")
     parser.add_argument("--resize", type=int, default=0, metavar="PIXELS", help="make the shorter side of larger images this long")
     parser.add_argument("--format", choices=FORMATS, default="jpeg", help="of images written anew: DICOM, resized (default: jpeg)")
-    parser.add_argument("--window", default="0", metavar="N|NAME", help="DICOM: which of several windows, by number or by name (default: 0)")
+    parser.add_argument(
+        "--window", default="0", metavar="N|NAME", help="DICOM: which of several windows, by number or by name (default: 0)"
+    )
     parser.add_argument("--force-modality", action="store_true", help="DICOM: also take what is no radiograph (CT, MR)")
     parser.add_argument("--on-error", choices=ON_ERROR, default="skip", help="list what cannot be read, or stop at it (default: skip)")
     parser.add_argument("--workers", type=int, default=num_cores(), metavar="N", help="processes; the result is the same (default: cores)")

@@ -149,15 +149,15 @@ def read_header(content: bytes, *, name: str, max_bytes: int) -> tuple[Elements,
             _refuse_inflation(content, name, max_bytes)
             dataset = pydicom.dcmread(BytesIO(content), force=True, specific_tags=list(KEYWORDS))
             syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID") or _parsed_syntax(dataset)
+            if not (isinstance(syntax, UID) and re.fullmatch(r"[0-9.]{1,64}", syntax)):
+                raise DataError(f"{name}: the DICOM header is damaged (TransferSyntaxUID).")
             is_little_endian = bool(dataset.original_encoding[1])
             values = {keyword: _plain_values(dataset, keyword, name, is_little_endian) for keyword in KEYWORDS}
             if values["PixelData"]:  # bytes or words: in big endian files they differ
                 values["PixelDataVR"] = ["OB" if dataset["PixelData"].VR == "OB" else "OW"]
     except UNREADABLE as error:
         raise DataError(f"{name}: the DICOM header is damaged or cut short ({type(error).__name__}).") from None
-    if not (isinstance(syntax, str) and re.fullmatch(r"[0-9.]{1,64}", syntax)):
-        raise DataError(f"{name}: the DICOM header is damaged (TransferSyntaxUID).")
-    return Elements(values, name=name, is_little_endian=is_little_endian), UID(syntax)
+    return Elements(values, name=name, is_little_endian=is_little_endian), syntax
 
 
 @contextmanager
@@ -179,9 +179,8 @@ def _refuse_inflation(content: bytes, name: str, max_bytes: int) -> None:
     read_preamble(stream, force=True)
     meta = read_dataset(stream, False, True, stop_when=_is_past_file_meta)
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        inflater.decompress(stream.read(), max_bytes)
-        if inflater.unconsumed_tail:
+        inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(), max_bytes + 1)
+        if len(inflated) > max_bytes:
             raise DataError(f"{name}: the deflated DICOM file unpacks to more than {max_bytes} bytes, which no radiograph needs.")
 
 

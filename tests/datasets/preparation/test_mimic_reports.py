@@ -48,8 +48,8 @@ def misplace_a_subject(tree: MadeTree) -> None:
         (drop_report, "reports missing", "metadata.*line 2: this image's report, .*txt, was not found", True),
         (spoil_encoding, "reports unreadable", r"no UTF-8 text \(byte 13\)", True),
         (swell_report, "reports unreadable", "larger than 1,048,576 bytes", True),
-        (give_report_to_another_subject, "of another subject", "the images of this study are given to the subject", False),
-        (misplace_a_subject, "of another subject", "first two digits", False),
+        (give_report_to_another_subject, "given to another subject", "the images of this study are given to the subject", False),
+        (misplace_a_subject, "given to another subject", "first two digits", False),
     ],
 )
 def test_a_report_that_cannot_be_used(tree: MadeTree, spoil: Callable[[MadeTree], None], count: str, says: str, is_lost: bool) -> None:

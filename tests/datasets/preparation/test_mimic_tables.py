@@ -52,8 +52,8 @@ def give_study_to_another_subject(name: str) -> Callable[[MadeTree], None]:
         (spoil_cell("metadata", "subject_id", "10000032.0"), "table lines unusable", "subject_id is '10000032.0'"),
         (spoil_cell("metadata", "dicom_id", "../../etc/passwd"), "table lines unusable", "dicom_id is '../../etc/passwd'"),
         (spoil_cell("chexpert", "Edema", "yes"), "table lines unusable", "Edema is 'yes'; expected 1.0, 0.0, -1.0 or nothing"),
-        (give_study_to_another_subject("metadata"), "of another subject", "the subject 19999999; elsewhere"),
-        (give_study_to_another_subject("split"), "of another subject", "the subject 19999999; elsewhere"),
+        (give_study_to_another_subject("metadata"), "given to another subject", "the subject 19999999; elsewhere"),
+        (give_study_to_another_subject("split"), "given to another subject", "the subject 19999999; elsewhere"),
     ],
 )
 def test_a_line_that_cannot_be_used(tree: MadeTree, spoil: Callable[[MadeTree], None], count: str, says: str) -> None:

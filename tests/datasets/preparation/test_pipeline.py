@@ -205,7 +205,10 @@ def test_a_burned_in_annotation_is_noted(run: Run, source: Path, monkeypatch: py
 
     def flagged(*args: Any, **kwargs: Any) -> Any:
         results = real(*args, **kwargs)
-        return {key: type(value)(**{name: getattr(value, name) for name in value.__slots__} | {"burned_in": True}) for key, value in results.items()}
+        return {
+            key: type(value)(**{name: getattr(value, name) for name in value.__slots__} | {"burned_in": True})
+            for key, value in results.items()
+        }
 
     monkeypatch.setattr(pipeline, "place_images", flagged)
     with caplog.at_level(logging.WARNING):

@@ -81,6 +81,10 @@ def test_text_and_start_of_the_published_layout() -> None:
             "WET READ VERSION #1 ___ ___ ___ 1:20 AM\n  FINDINGS: Clear.\n   FINAL REPORT\n FINDINGS: Haze.",
             ["wet read", "preamble", "findings"],
         ),
+        (
+            "      WET READ VERSION #2 ___ 1:20 AM\n Clear.\n FINAL REPORT\n FINDINGS: Haze.",
+            ["preamble", "wet read", "preamble", "findings"],
+        ),
         ("WET READ: Clear.\n HISTORY: Cough.\n FINDINGS: Haze.", ["wet read", "indication", "findings"]),
         (
             "PROVISIONAL FINDINGS IMPRESSION (PFI): ___ 9:02 PM\n Clear.\n FINAL REPORT\n IMPRESSION: Normal.",
@@ -101,6 +105,7 @@ def test_text_and_start_of_the_published_layout() -> None:
         ("FINDINGS: Right lung: clear.\n Left lung: clear.\n Report: none.", ["findings"]),
         ("INDICATION: Seen at 3:10 PM.\n AT 3:10 PM A FILM WAS TAKEN.", ["indication"]),
         ("IMPRESSION: NO SIGNIFICANT FINDINGS.", ["impression"]),
+        ("IMPRESSION: NO SIGNIFICANT\n FINDINGS.\n NO EFFUSION.", ["impression"]),
     ],
 )
 def test_names(report: str, expected: list[str]) -> None:
@@ -114,7 +119,7 @@ def test_names(report: str, expected: list[str]) -> None:
          {"indication": "Cough.", "technique": "PA.", "comparison": "None.", "findings": "Clear lungs.", "impression": "1. Normal."}),
         ("IMPRESSION:  AP chest compared to ___:\n \n Small effusion.", {"impression": "AP chest compared to ___: Small effusion."}),
         ("FINDINGS: One.\n FINDINGS: Two.\n IMPRESSION: Three.", {"findings": "One. Two.", "impression": "Three."}),
-        ("PA CHEST: The heart is normal in size and position.\n FINDINGS: Two.", {"findings": "The heart is normal in size and position. Two."}),
+        ("PA CHEST: The heart is normal in size and shape.\n FINDINGS: B.", {"findings": "The heart is normal in size and shape. B."}),
         # a block of both is both, unless one of them stands alone as well
         ("FINDINGS/IMPRESSION: Clear lungs.", {"findings": "Clear lungs.", "impression": "Clear lungs."}),
         ("FINDINGS AND IMPRESSION: Haze.\n IMPRESSION: Edema.", {"findings": "Haze.", "impression": "Edema."}),

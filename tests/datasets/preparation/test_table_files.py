@@ -1,15 +1,22 @@
 """Rows of CSV, JSON lines and Parquet files, with their lines, and what is said of files that cannot be read."""
 
+import csv
+import itertools
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from xraygpt.common.errors import DataError
 from xraygpt.datasets.preparation import table_files
 from xraygpt.datasets.preparation.table_files import Row, read_rows
+
+_LINE_ENDS = re.compile(r"\r\n|\r|\n")
 
 
 def read(path: Path, content: str | bytes, **options: Any) -> list[tuple[int, list[str]]]:
@@ -48,6 +55,24 @@ def test_a_row_has_the_line_where_it_starts(tmp_path: Path) -> None:
         (4, ["a.png", 'Clear.\r\n\r\nNo "air" leak,\nfor now.']),
         (9, ["b.png", "Größe normal – 心影正常."]),
     ]
+
+
+CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
+
+
+@given(
+    rows=st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=6),
+    delimiter=st.sampled_from(",;\t"),
+    end=st.sampled_from(["\n", "\r\n"]),
+)
+def test_what_a_csv_writer_writes_is_read(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, ...]], delimiter: str, end: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "written.csv"
+    with open(path, "w", encoding="utf-8-sig", newline="") as handle:
+        csv.writer(handle, delimiter=delimiter, lineterminator=end, quoting=csv.QUOTE_ALL).writerows([("a", "b", "c"), *rows])
+    starts = itertools.accumulate((sum(len(_LINE_ENDS.findall(cell)) for cell in row) + 1 for row in rows), initial=2)
+    assert [(row.line, tuple(row.values.values())) for row in read_rows(path)] == list(zip(starts, rows, strict=False))
 
 
 def test_a_long_report_is_read(tmp_path: Path) -> None:

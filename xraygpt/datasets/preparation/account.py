@@ -147,4 +147,3 @@ class Account:
                 "sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
             }
         return prints
-

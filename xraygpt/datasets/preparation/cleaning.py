@@ -19,7 +19,7 @@ MAX_SENTENCE_CHARACTERS = 600
 """What is longer is no sentence, but a text that lacks its stops."""
 TOO_LONG, NO_WORDS = "no sentence", "no words"
 
-_RUN_OF_MARKS = re.compile(r"(?:\bX{3,}|_{2,})(?: (?:X{3,}|_{2,}))*", re.IGNORECASE)
+_MARKS = re.compile(r"(?:X{3,}|(_){2,})( (?:X{3,}|_{2,}))*", re.IGNORECASE)
 _OPENING = r"(?:The|There|No|Low|Stable|Unchanged|Normal|Clear|Mild|Minimal|Moderate|Patchy|Heart|Lungs?|Blunting|Degenerative) [a-z]"
 _NOT_AFTER = "".join(
     rf"(?<!\b{word}\.)" for word in ("Dr", "Drs", "Mr", "Ms", "Mrs", "St", "vs", "approx", "resp", "esp", "incl", "e\\.g", "i\\.e")
@@ -42,14 +42,14 @@ _TIDY = (
     (re.compile(r"([,;:])(?:\s*[,;:])+"), r"\1"),
     (re.compile(r"^[\s,;:.*>=-]+|[\s,;:.*=-]+$"), ""),
     (re.compile(r"\b([Aa]) (?=[aeio][a-z])(?!one\b|once\b)"), r"\1n "),
-    (re.compile(r"\b([Aa])n (?=[bcdfgjklmnpqrstvwyz][a-z]{2})"), r"\1 "),
+    (re.compile(r"\b([Aa])n (?=(?:[bcdfgjklmnpqrstvwyz]|h(?!our|onest|eir))[a-z]{2})"), r"\1 "),
 )
 _REFERS_BACK = re.compile(
-    r"(?:this|these|those|it|they|its|their|such|(?:the )?(?:same|former|latter|finding|findings|appearance|distal tip|tip|side ?port)(?! of))\b"
-    r"|both (?:is|are|may|have)\b|which\b",
+    r"(?:this|these|those|it|they|its|their|such|which|both (?=is|are|may|have))\b"
+    r"|(?:the )?(?:same|former|latter|findings?|appearance|(?:distal )?tip|side ?port)\b(?! of)",
     re.IGNORECASE,
 )
-_CONNECTIVE = re.compile(r"^(?:however|in addition|additionally|furthermore|moreover|nevertheless|but|and|also), ?", re.IGNORECASE)
+_CONNECTIVE = re.compile(r"^(?:however|in addition|additionally|furthermore|moreover|nevertheless|but|and|also),? (?=\w)", re.IGNORECASE)
 
 
 def clean_caption(findings: str, impression: str) -> str:
@@ -62,14 +62,13 @@ def clean_caption(findings: str, impression: str) -> str:
     for text in (findings, impression):
         after_gap = False
         for sentence in split_sentences(text):
-            cleaned, reason = judge(sentence)
+            cleaned = clean_sentence(sentence)
             if cleaned and after_gap:
                 cleaned = _without_reference(cleaned)
-            if reason != "view":
-                after_gap = not cleaned
+            after_gap = not cleaned
             if cleaned:
                 kept.append(cleaned)
-    return " ".join(without_repeats(kept))
+    return " ".join(without_repeats(kept, refers_back=_REFERS_BACK))
 
 
 def split_sentences(text: str) -> list[str]:
@@ -88,17 +87,24 @@ def clean_sentence(sentence: str) -> str:
 @lru_cache(maxsize=1 << 14)
 def judge(sentence: str) -> tuple[str, str]:
     """Return (the mended sentence, "") of one that is kept, ("", the reason) of one that is not: a key of `DROPS`, or one of here."""
-    sentence = _RUN_OF_MARKS.sub(MARK, " ".join(sentence.split()))
+    sentence = _MARKS.sub(_two_at_most, " ".join(sentence.split()))
     if len(sentence) > MAX_SENTENCE_CHARACTERS:
         return "", TOO_LONG
     sentence = mend(sentence)
     if reason := reason_to_drop(sentence):
         return "", reason
+    if sentence.count("(") != sentence.count(")"):
+        sentence = sentence.replace(" (", ", ").replace("(", "").replace(")", "")
     for tidy, tidied in _TIDY:
         sentence = tidy.sub(tidied, sentence)
     if not re.search(r"[a-zA-Z]{2}", sentence):
         return "", NO_WORDS
     return _as_sentence(sentence), ""
+
+
+def _two_at_most(run: re.Match[str]) -> str:
+    mark = MARK if run[1] else "XXXX"
+    return f"{mark} {mark}" if run[2] else mark
 
 
 def _without_reference(sentence: str) -> str:

@@ -2,57 +2,55 @@
 
 import re
 
-from xraygpt.datasets.preparation.cleaning_words import CHANGING, EARLIER_FILM, MARK, SHOW
+from xraygpt.datasets.preparation.cleaning_words import CHANGING, EARLIER_FILM, MARK
 
 _NEEDS_THE_WORD_BEFORE = (  # a mark before one of these hid a noun, a verb or an adverb that the sentence cannot do without
     r"and|or|nor|but|of|in|on|at|to|for|from|with|without|within|since|as|than|the|a|an|which|that|over|due|by|"
     r"is|are|was|were|be|been|has|have|may|would|could|should|can|appears?|represents?|representing|reflects?|reflecting|compared|"
-    r"overlies?|obscures?|projects?|terminates?|extends?|onset|"
+    r"overlies?|obscures?|projects?|terminates?|extends?|show(?:s|ed)|reveal(?:s|ed)|onset|"
     r"suggestive|seen|noted|identified|demonstrated|normal|intact|unremarkable|clear|related|secondary|partially|bilaterally|hours|tip|there|no"
 )
 _NEEDS_THE_WORD_AFTER = (  # a mark after one of these hid the noun or the verb that it belongs to
-    r"lymph|pulmonary|aortic|lung|chest|mediastinal|hilar|cardiac|sternotomy|thoracic|spinal|opacity|opacities|appearance|"
-    r"which|been|be|most|at"
+    r"lymph|pulmonary|aortic|lung|chest|mediastinal|hilar|cardiac|sternotomy|thoracic|spinal|opacity|opacities|appearance|costophrenic|"
+    r"which|been|be|most|at|slightly|mildly|moderately|somewhat|very|relatively|more|less"
 )
 _SIDE_OR_ZONE = r"(?:left|right|upper|lower|mid|middle|bases?|lung|lungs|zone|lobe)"
 _NOT_A_CHANGE = r"(?!acute (?:osseous|bony)|degen|emphys|fibrot|atelect|inflam|granul|arthr)"
 _GOALS = r"(?<!ensure )(?<!document )(?<!confirm )(?<!for )(?<!until )"
 
 _DROPS: dict[str, tuple[str, ...]] = {
-    # in a place that needs its word: at the end of a clause, before a function word, after an attribute
-    "mark": (
-        rf"{MARK}\s*(?:[^\w\s]|$)",
-        rf"{MARK}\s+(?:{_NEEDS_THE_WORD_BEFORE})\b",
-        rf"\b(?:{_NEEDS_THE_WORD_AFTER}) {MARK}|[-a-z]{MARK}",
-    ),
     "history": (
         r"\b(?:history|r/o|y/?o)\b|\byears?[- ]old\b",
         r"\bpatient (?:with|presents|presented|reports|complain\w*)\b|\bpost-?op\w* day\b|^known\b|^does\b",
     ),
     # who was told, when, and by whom
     "notification": (
-        r"\b(?:discussed|notif\w+|(?:tele)?phoned?|communicated|communication|called|paged|pager|e-?mailed|contacted|relayed|conveyed|informed|"
-        r"message|veriphy|drs?|dictat\w+|dashboard|attending|verbal(?:ly)?|acknowledged|wet read|preliminary re\w+|final report|addendum)\b",
-        r"\b(?:reported to|reviewed (?:by|with)|at the time of (?:discovery|interpretation|review))\b|\b\d{1,2}:\d\d\b|\b\d [ap]\.?m\b",
+        r"\b(?:discussed|notif\w+|(?:tele)?phoned?|communicated|communication|called|paged|pager|e-?mailed|contacted|relayed|conveyed|"
+        r"informed|thanks|thank you|message|veriphy|drs?|dictat\w+|dashboard|attending|verbal(?:ly)?|acknowledged|wet read|"
+        r"preliminary re\w+|final report|addendum)\b",
+        r"\b(?:reported to|review(?:ed)? (?:by|with)|at the time of (?:discovery|interpretation|review))\b",
+        r"\b\d{1,2}:\d\d\b|\b\d [ap]\.?m\b",
     ),
     "comparison": (
         r"\b(?:compar(?:ed|ison|isons|able|ing)|unchanged|unaltered|interval|stable|previously|since|earlier|persist\w*|re-?demonstrat\w*)\b",
-        rf"\b(?:prior|previous|old|recent|last)(?: \w+)? {EARLIER_FILM}\b|\b(?:from|than|to|on) (?:the )?(?:prior|previous)\b|\bno (?:priors?|previous)\b",
+        rf"\b(?:prior|previous|old|recent|last)(?: \w+)? {EARLIER_FILM}\b|\b(?:from|than|to|on) (?:the )?(?:prior|previous)\b",
+        r"\bno (?:priors?|previous)\b",
         r"\bsimilar (?:to|in|appear\w+|position)\b|\b(?:is|are|appears?|looks?|overall|essentially) similar\b",
         r"\bthe same\b|\bsame (?:as|position|appearance|size|configuration|location)\b",
         r"\b(?:improved|improving|improvement|improves?|worsen\w*|resolv(?:ed|es|ing)|new|newly|again|remains?|no longer|changed)\b",
         rf"\b(?:no|without|little|not)(?: {_NOT_A_CHANGE}\w+){{0,2}} change\b",
         r"\b(?:any|minimal|some|significant|relevant|substantial|appreciable|apparent|definite|gross|overall) change\b",
-        r"\b(?:has|have|had|there's)(?: (?:\w+ly|now|also|not|been|further|somewhat)){0,3} (?:(?:in|de)creased|progressed|regressed|developed|"
-        r"cleared|become|enlarged|grown|diminished|removed|placed|inserted|withdrawn|advanced|repositioned|replaced|exchanged|retracted|pulled|"
-        r"received|taken|appeared|shifted|migrated|(?:re)?accumulated|re-?expanded)\b",
-        r"\bthere(?:'s| has| have) been\b.{0,80}\b(?:clearing|resolution|(?:in|de)crease|progression|development|removal|placement|reduction|change)\b",
+        r"\b(?:has|have|had|there's)(?: (?:\w+ly|now|also|not|been|further|somewhat)){0,3} (?:(?:in|de)creased|progressed|regressed|"
+        r"developed|cleared|become|enlarged|grown|diminished|removed|placed|inserted|withdrawn|advanced|repositioned|replaced|exchanged|"
+        r"retracted|pulled|received|taken|appeared|shifted|migrated|(?:re)?accumulated|re-?expanded)\b",
+        r"\bthere(?:'s| has| have) been\b.{0,80}"
+        r"\b(?:clearing|resolution|(?:in|de)crease|progression|development|removal|placement|reduction|change)\b",
         r"\b(?:increas|decreas)(?:ed?|ing) (?:in )?(?:size|extent|severity|amount|number|conspicuity)\b",
         r"\b(?:increasing|decreasing|enlarging|progressing|is developing)\b|\bprogressi(?:on|ve(?:ly)?)\b(?! massive)",
         rf"\b(?:in|de)creased? (?:in )?(?:the )?(?:\w+ ){{0,3}}{CHANGING}\b|\b{CHANGING} (?:is|are|appears?) (?:\w+ )?(?:in|de)creased\b",
-        r"\bdecrease in\b|\b(?:interval|further|an) (?:in|de)crease\b",
-        r"\b(?:more|less) (?:conspicuous|prominent|apparent|pronounced|extensive|dense|confluent|distended|evident|numerous|widespread|visible|"
-        r"clearly|perceptible)\b(?! (?:on|in|at|over|within|towards?|involving|than the (?:left|right))\b)",
+        r"^_*\W*change\W*$|^decrease\b|\bdecrease in\b|\b(?:interval|further|an) (?:in|de)crease\b",
+        r"\b(?:more|less) (?:conspicuous|prominent|apparent|pronounced|extensive|dense|confluent|distended|evident|numerous|widespread|"
+        r"visible|clearly|perceptible)\b(?! (?:on|in|at|over|within|towards?|involving|than the (?:left|right))\b)",
         rf"\bworse\b(?! (?:(?:than|in|on|at|within|over) )?(?:the )?{_SIDE_OR_ZONE}\b)",
         r"\b(?:is|are|appears?|slightly|somewhat|minimally|mildly|much) (?:larger|smaller|lower|higher|wider|denser|better)\b"
         r"(?! (?:lobe|lung|zone|thora|cervical|lumbar|left|right|chest|rib|than (?:the )?(?:left|right)))",
@@ -60,19 +58,33 @@ _DROPS: dict[str, tuple[str, ...]] = {
         rf"^(?:resolution|clearing)\b|\b(?:complete|partial|near|substantial|interval|some|significant) clearing\b|{_GOALS}\bcleared\b",
         rf"{_GOALS}\b(?:complete|partial|near|interval|some|significant) resolution\b",
         r"\b(?:gone|extubat\w+|reintubat\w+|removal|baseline|overnight|yesterday|today's|re-?expan\w+|reaccumul\w+)\b",
-        r"\b(?:hours?|days?) (?:ago|earlier|prior)\b",
+        r"\b(?:hours?|days?) (?:ago|earlier|prior)\b|\bconstant\b",
+        # what another kind of examination showed
+        r"\b(?:ct|mri|pet|scan)\b.*\b(?:showed|revealed|was|were|dated|(?<!be )performed|described)\b",
+        r"\b(?:seen|noted|described|identified|demonstrated|shown) (?:on|by) (?:\w+ ){0,3}(?:ct|mri|pet)\b",
     ),
     "view": (
-        r"\b(?:views?|projections?|images?|films?|portable|technique|technical factors?|rotated|rotation|upright|supine|semi-?erect|lordotic|decubitus)\b",
+        r"\b(?:views?|projections?|images?|films?|portable|technique|technical factors?|rotated|rotation|upright|supine|semi-?erect|"
+        r"lordotic|decubitus)\b",
         r"\b(?:exam\w*|stud(?:y|ies)|radiographs?)\b.*\b(?:obtained|limited|performed|submitted|consists?|provided)\b",
-        r"\blimited (?:\w+ )?(?:exam\w*|study)\b|\b(?:on|in) (?:the )?(?:frontal|lateral|pa|ap)\b",
+        r"\b(?:is|are) (?:part\w+ |slightly |mostly )?excluded\b",
+        r"\blimited (?:\w+ )?(?:exam\w*|study)\b|\b(?:on|in) (?:the )?(?:frontal|lateral|pa|ap)(?: (?:exam\w*|study|likely)\b|\W*$)",
         r"^(?:portable |single |frontal |pa |ap |and |lateral )*(?:chest )?(?:x-ray|radiographs?)(?: of the chest)?\W*$",
+    ),
+    # in a place that needs its word: at the end of a clause, before a function word, after an attribute
+    "mark": (
+        rf"{MARK}\s*(?:[^\w\s]|$)",
+        rf"{MARK}\s+(?:{_NEEDS_THE_WORD_BEFORE})\b",
+        rf"\b(?:{_NEEDS_THE_WORD_AFTER}) {MARK}|[-a-z]{MARK}|^{MARK} (?:\w+ ){{0,2}}costophrenic\b",
+        # "no ___ opacity" may have been "no new opacity"
+        rf"\b(?:no|without|negative for)\b[^,.;]{{0,40}} {MARK}|\bno\b.* (?:or|nor) {MARK}",
     ),
     # what a mark or a mend left without its end or its beginning
     "fragment": (
-        r"\b(?:is|are|was|were|be|been|not|no|the|an?|of|and|or|but|with|without|by|to|from|at|than|as|for|since|due|which|measur(?:es|ing)|mild|"
-        rf"indeterminate|{SHOW})[\s.,;:]*$",
-        r"^\W*(?:is|are|was|were|has|have)\b",
+        r"\b(?:is|are|was|were|be|been|not|no|the|an?|of|and|or|but|with|without|by|to|from|at|than|as|for|since|due|which|"
+        r"measur(?:es|ing)|mild|likely|shows?|demonstrates?|reveals?)[\s.,;:]*$",
+        r"\b(?:is|are),? (?:and|or|but|which|that)\b",
+        r"^\W*(?:and )?(?:is|are|was|were|be|been|has|have)\b|^(?:age-indeterminate(?:,[ _]*\w+)?|however|otherwise|also)\W*$",
     ),
 }
 DROPS = {reason: tuple(re.compile(pattern) for pattern in patterns) for reason, patterns in _DROPS.items()}

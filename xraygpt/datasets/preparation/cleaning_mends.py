@@ -42,7 +42,7 @@ class Mends(NamedTuple):
 
 
 def mend(sentence: str) -> str:
-    """Apply all mends to a sentence on one line, in which each run of marks is one `MARK`."""
+    """Apply all mends to a sentence on one line, in which no more than two `MARK`s follow one another."""
     for words, edits in MENDS:
         lowered = sentence.lower()
         if any(word in lowered for word in words):
@@ -59,10 +59,19 @@ def _unless_denied(replacement: str) -> Replacement:
     return lambda found: found[0] if NEGATION.search(found.string, 0, found.start()) else found.expand(replacement)
 
 
-def _unless_not_seen(replacement: str) -> Replacement:
-    """Replace only where no "not" or "only" stands before: what is not seen on one view may be seen on another."""
-    limits = re.compile(r"\b(?:not|cannot|only)\b", re.IGNORECASE)
-    return lambda found: found[0] if limits.search(found.string, 0, found.end()) else found.expand(replacement)
+def _unless_limited(replacement: str) -> Replacement:
+    """Cut the view, but not from "not seen on the frontal view" or "no effusion on the lateral view": another view may show it."""
+
+    def replace(found: re.Match[str]) -> str:
+        before = found.string[: found.start()]
+        is_lateral = re.search(r"\blateral\b", found[0], re.IGNORECASE) and " and " not in found[0]
+        limited = _NOT_OR_ONLY.search(before + found[0]) or (is_lateral and NEGATION.search(before))
+        return found[0] if limited else found.expand(replacement)
+
+    return replace
+
+
+_NOT_OR_ONLY = re.compile(r"\b(?:not|cannot|only)\b", re.IGNORECASE)
 
 
 def _there_is(found: re.Match[str]) -> str:
@@ -97,34 +106,56 @@ def _is_or_are(found: re.Match[str]) -> str:
 
 _GOES_ON = r"(?!(?:of|or|to|and|but|since|from|compared|in|with|versus|vs|when|than|which|that)\b)"
 _UPHELD = r"(?<!to )(?<!may )(?<!will )(?<!would )(?<!could )(?<!should )(?<!might )(?<!must )"
+_EXPLAINS = r"(?:represent(?:s|ing)?|reflect(?:s|ing)?|correspond(?:s|ing)?|related|secondary|due)\b"
+_DIAGNOSIS = (
+    r"(?:atelecta\w+|scar\w*|\w*infiltrates?|pneumonia|edema|granulomas?|sequelae?|chronic|remote|bronchovascular|infectious|compensatory|"
+    r"congestion|evolving|residual|artifact\w*|post\w+|pathologic|biliary|superimposed|t\d)\b"
+)
 _STOP = r"(?=\.?$)"
 _PATIENT = r"(?:the |an? )?(?:\w+ )?(?:patient'?s? )?(?:\w+ )?"
 _HEADER = r"(?:[^.:]|\d[.:]\d|\b[ap]\.m\.){0,160}"
 
 _MENDS: tuple[tuple[tuple[str, ...], tuple[tuple[str, Replacement], ...]], ...] = (
-    (  # marks that leave no doubt what they hid, or where the sentence can end before them
+    (  # words that Open-i's de-identification takes out everywhere ("likely", "nodes", "angle", ...), where nothing else can have stood
+        ("xxx",),
+        (
+            (r"\bx-XXXX", "x-ray"),
+            (r"\bnote (is )?XXXX of\b", r"note \1made of"),
+            (r"\b(?:there are )?no XXXX of\b", lambda found: f"{'There is no' if found[0][0] in 'tT' else 'no'} evidence of"),
+            (r"\b((?:both|bilateral)(?: \w+)? costophrenic) XXXX(?! XXXX| blunting)|\b(costophrenic) XXXX(?= are\b)", r"\1\2 angles"),
+            (r"(?<!^XXXX )(?<!^XXXX left )(?<!^XXXX right )\bcostophrenic XXXX(?! XXXX)", "costophrenic angle"),
+            (rf"\bcostophrenic XXXX XXXX (?={_EXPLAINS})", "costophrenic angle likely "),
+            (r"\blymph XXXX(?! XXXX)", "lymph nodes"),
+            (r"\bsternotomy XXXX(?= (?:is|appears)\b)", "sternotomy wire"),
+            (r"\bsternotomy XXXX(?! XXXX)", "sternotomy wires"),
+            (r"\bsuperior vena XXXX", "superior vena cava"),
+            (r"\b(left|right)( lateral)? heart XXXX(?! XXXX)", r"\1\2 heart border"),
+            (r"\blung XXXX(?= (?:are|bilaterally|remain)\b)", "lungs"),
+            (r"\bat XXXX (?=(?:one|two|partially|in part)\b)", "at least "),
+            (r"\bless XXXX (?!(?:on|in|at)\b)", "less likely "),
+            (rf"\bmost XXXX (?={_EXPLAINS})", "most likely "),
+            (rf"(,(?: also)?|(?<=\w)(?<!XXXX)(?<!acute)) XXXX (?={_EXPLAINS})", r"\1 likely "),
+            (rf"(,(?: also)?) XXXX (?=(?:{ATTRIBUTE}|an? )*{_DIAGNOSIS})(?!.*\b(?:is|are|was|were)\b)", r"\1 likely "),
+            (r"XXXX", MARK),
+        ),
+    ),
+    (  # where the sentence can do without what a mark hid
         (MARK,),
         (
-            (rf"\bx-{MARK}", "x-ray"),
+            (rf" ?[(\[](?: ?{MARK},?)+ ?[)\]]", ""),
             (rf"\bswan-{MARK}", "Swan-Ganz"),
             (rf"\bport-a-{MARK}", "Port-A-Cath"),
-            (rf"\bnote is {MARK} of\b", "note is made of"),
-            (rf"\b(?:there are )?no {MARK} of\b", lambda found: f"{'There is no' if found[0][0] in 'tT' else 'no'} evidence of"),
-            (rf"\bno acute or {MARK} ", "no acute "),
-            (rf"\b((?:both|bilateral)(?: \w+)? costophrenic) {MARK}|\b(costophrenic) {MARK}(?= are\b)", r"\1\2 angles"),
-            (rf"\bcostophrenic {MARK}", "costophrenic angle"),
-            (rf"\bmost {MARK} (?=represent|reflect|related|due|secondary)", "most likely "),
             (rf"\ba {MARK} (?=[aeio])(?!(?:of|or|in|on|at|and|is|as|over|are|appears?)\b)", "an "),
             (
                 rf",?(?: measuring)?(?: (?:approximately|about|roughly|up to|at least))? {MARK}(?: ?(?:x|by|-) ?{MARK})*[ -]?(?:mm|cm)\b"
-                r"(?= (?:above|below|from|proximal|distal|into|deep)\b|\.?$)",
+                r"(?= (?:above|below|from|proximal|distal|into|deep|is|are|in|at)\b|,|\.?$)",
                 "",
             ),
             (rf"\b(an?) {MARK}[ -](?:mm|cm)\b", r"\1"),
-            (rf",? (?:or )?less {MARK} [^,.;]*", ""),
-            # ", ___ atelectasis": the mark hid a "likely", and without it the guess would be a fact
-            (rf"(?<!mild)(?<!minimal)(?<!moderate)(?<!indeterminate),(?: also)? {MARK} (?![^,]*\b(?:is|are|was|were|has|have|would|and|or)\b[^,]*,)"
-             r"(?![^,]*\b(?:is|are|was|were|has|have|would)\b)[^,.;]*", ""),
+            (rf"(^|\ban? |{MARK} )\d+(?:\.\d+)? {MARK} |\b\d+\.\d+ {MARK} ", r"\1"),
+            (rf",? without {MARK} [^.;]*", ""),
+            (rf"(?<!mild)(?<!minimal)(?<!moderate)(?<!indeterminate),(?: also)? {MARK} "
+             r"(?!.*\b(?:is|are|was|were|has|have|would|normal|within|unremarkable|intact|clear|free)\b)[^.;]*", ""),
         ),
     ),
     (  # what is compared, and with what, before what it shows
@@ -135,7 +166,7 @@ _MENDS: tuple[tuple[tuple[str, ...], tuple[tuple[str, Replacement], ...]], ...] 
         ),
     ),
     (  # views, where the sentence says something besides
-        ("view", "projection", "film", "radiograph", "x-ray", "image", "exam", "stud", "technique", "positioning"),
+        ("view", "projection", "film", "radiograph", "x-ray", "image", "exam", "stud", "techni", "positioning"),
         (
             (
                 r"^(?!.{0,120}\b(?:no|not|without|prior|previous|old|outside|ct|mri|ultraso\w+|compar\w+)\b.{0,120}\b" + SHOW + r"\b)"
@@ -144,8 +175,12 @@ _MENDS: tuple[tuple[tuple[str, ...], tuple[tuple[str, Replacement], ...]], ...] 
                 "",
             ),
             (rf"^(?:{SEEN_ON} )?(?:only )?(?:on|in) {VIEW},? ", ""),
-            (rf",? (?:(?:best |better |well |also )*{SEEN_ON} )?(?:on|in) {VIEW}(?: of the chest)?(?! of)", _unless_not_seen("")),
+            (rf",? (?:(?:{SEEN_ON}|well|best|only) )*on (?:the )?(?:pa|ap|frontal) {FILM} only\b", ""),
+            (rf"\b((?:is|are) {SEEN_ON}) (?:on|in) {VIEW}(?! of| only)", _unless_limited(r"\1")),
+            (rf",? (?:(?:best |better |well |also )*{SEEN_ON} )?(?:both )?(?:on|in) {VIEW}(?: of the chest)?(?! of| only)",
+             _unless_limited("")),
             (rf",? (?:best |better |only |well |also )+{SEEN_ON} (?:on|in) {VIEW}(?: of the chest)?(?! of)", ""),
+            (r"^(?:considering|accounting for|given|allowing for) (?:differences in )?technical factors,? ", ""),
             (r",? (?:for|given) (?:\w+ ){0,3}(?:technique|projection|positioning)\b", ""),
         ),
     ),
@@ -162,11 +197,11 @@ _MENDS: tuple[tuple[tuple[str, ...], tuple[tuple[str, Replacement], ...]], ...] 
     (  # an earlier examination, beside what is there
         ("compar", "relative", "since", "previous", "prior", "before", "formerly", "unchanged", "stable", " was "),
         (
-            (r"^(?:as )?(?:in comparison|compar(?:ed|ison)|when compared|relative|since) (?:to|with|made to|the|___)[^,;]{0,100}, "
+            (r"^(?:as )?(?:in comparison|compar(?:ed|ison)|when compared|relative|since) (?:to|with|made to|the|___)[^,;]{0,100}?,? "
              r"(?=there (?:is|are)\b)", _unless_it_changes),
             (r"\s*[(\[][^()\[\]]*\b(?:unchanged|stable|previous(?:ly)?|prior|formerly|was|compared)\b[^()\[\]]*[)\]]", ""),
             (r", (?:which (?:was|were) )?previously [^,.;]*\.?$", _unless_denied("")),
-            (r",? as before\b", ""),
+            (r"^as before,? |,? as before\b", ""),
             (r",? as (?:previously|on (?:the )?(?:prior|previous)[^,.;]*)(?: (?:seen|noted|described))?(?=[,.]|$)", ""),
         ),
     ),
@@ -189,6 +224,7 @@ _MENDS: tuple[tuple[tuple[str, ...], tuple[tuple[str, Replacement], ...]], ...] 
             (r"\bthere remains?\b", _is_or_are),
             (r"\b(is|are) (?:again|persistently|still|now|currently) ", r"\1 "),
             (rf"\bpersistent,? {_GOES_ON}", _unless_denied("")),
+            (rf"(^|\bthere (?:is|are) )continued {_GOES_ON}", r"\1"),
             (r"\bcontinues to be ", "is "),
             (r"\bcontinue to be ", "are "),
             (rf"{_UPHELD}\bremains (?=[a-z])(?!to\b|which\b|that\b|and\b|but\b)", "is "),
@@ -201,14 +237,18 @@ _MENDS: tuple[tuple[tuple[str, ...], tuple[tuple[str, Replacement], ...]], ...] 
         ("stable", "unchanged", "similar", "changed"),
         (
             (rf"\b(there (?:is|are)(?: an?)?) {ADVERB}(?:stable|unchanged)(?: appearing)?,? {_GOES_ON}", r"\1 "),
-            (rf"\b(is|are) {ADVERB}(?:stable|unchanged) and (?={ADJECTIVE}\b|within\b|at\b|consistent\b|compatible\b)", r"\1 "),
+            (rf"\b(is|are) {ADVERB}(?:stable|unchanged) and (?!(?:represent|reflect|in|its|the|has|have|is|are|there|no|may|was|were)\b)",
+             r"\1 "),
             (rf"(?<=normal) and (?:stable|unchanged) (?=[^,.;]*\b{SAYS_LITTLE}\b)", " "),
             (rf",? (?:(?:and|but|which (?:is|are|appears?)|that (?:is|are)) )+{AS_BEFORE}{SINCE}{_STOP}", ""),
             (rf", {AS_BEFORE}{SINCE}{_STOP}", ""),
             (rf"(?:,|,? with) (?:and |an? )*{ADVERB}(?:stable|unchanged)(?: appearance of the)? "
              r"(?:(?:cardio|\w*mediastin\w*|hilar|cardiac|heart|and) ?)+(?:contours?|silhouettes?|size)(?=[,.]|$)", ""),
+            (rf"^{ADVERB}(?:stable|unchanged)(?: appearance of the)? (?:chest|exam\w*)(?: radiograph| x-ray)?,? (?:with|and) (?=no\b)", ""),
+            (r"^(?:stable|unchanged) (?:chest|exam\w*)(?: radiograph| x-ray)?,? without (?:evidence of )?", "no "),
             (rf"^{ADVERB}(?:stable|unchanged),? (?:and |but )?(?={ADJECTIVE}\b)", ""),
-            (rf"^{ADVERB}(?:stable|unchanged)(?: position of)?,?(?: the)? {_GOES_ON}(?!.*\b{SAYS_LITTLE}\b)", ""),
+            (rf"^similar (?={NAMED_FINDING})", ""),
+            (rf"^{ADVERB}(?:stable|unchanged)(?: position of|(?:ly)? appearing)?,?(?: the)? {_GOES_ON}(?!.*\b{SAYS_LITTLE}\b)", ""),
             (rf"(?<!no )(?<!not )\b(?:stable|unchanged),? (?={NAMED_FINDING})(?!.*\b{SAYS_LITTLE}\b)", _unless_denied("")),
         ),
     ),
@@ -217,8 +257,10 @@ _MENDS: tuple[tuple[tuple[str, ...], tuple[tuple[str, Replacement], ...]], ...] 
         (
             (rf"\b(there (?:is|are)(?: an?)?) {ADVERB}(?:new|residual),? {_GOES_ON}", r"\1 "),
             (rf"\b(there (?:is|are)(?: an?)?) {ADVERB}(?:worsening|increasing|enlarging),? (?={NAMED_FINDING})", r"\1 "),
-            (r"^(?:there (?:has|have) been |there's been )?(?:an )?interval (?:development|appearance|placement|insertion) of (?:(?:an?|the|new) )*", ""),
+            (r"^(?:there (?:has|have) been |there's been )?(?:an )?interval (?:development|appearance|placement|insertion) of "
+             r"(?:(?:an?|the|new) )*", ""),
             (rf"^new {_GOES_ON}", ""),
+            (rf", (?:which (?:is|are) )?new{SINCE}{_STOP}", _unless_denied("")),
             (rf"^(?:interval |mildly |slightly )?(?:increasing|worsening|worsened|enlarging) (?={NAMED_FINDING})", ""),
             (rf"^(?:interval |mildly |slightly )?increased (?={ATTRIBUTE}{{0,4}}{CHANGING}\b)", ""),
             (rf"\b(with|and|by|has|shows?) (an? )?new {_GOES_ON}", _unless_denied(r"\1 \2")),
@@ -227,7 +269,7 @@ _MENDS: tuple[tuple[tuple[str, ...], tuple[tuple[str, Replacement], ...]], ...] 
     (  # what was done in between
         ("after", "post", "following"),
         (
-            (r",? (?:following|after|status post|post) (?:(?:recent|left|right|bilateral|interval) )*"
+            (r",? (?:following|after|status post|(?<!status )post) (?:(?:recent|left|right|bilateral|interval) )*"
              r"(?:thoracentesis|bronchoscopy|biopsy|(?:chest tube )?removal)(?: of [^,.;]*)?(?=[,.;]|$)", ""),
         ),
     ),
@@ -235,9 +277,9 @@ _MENDS: tuple[tuple[tuple[str, ...], tuple[tuple[str, Replacement], ...]], ...] 
         ("new", "stable", "unchanged", "similar", "changed", "persist", "remain"),
         (
             (
-                rf"^(?:the |an? )?(?P<phrase>{ATTRIBUTE}{{0,8}}(?:(?P<one>{ONE_FINDING})|(?P<many>{FINDINGS})|{MUCH_OF_A_FINDING}))(?P<place>{PLACE})"
-                rf"(?P<verb> (?:is|are|appears?))? (?:{ADVERB}(?:new|persists?|remains?|in (?:unchanged|stable|similar) position)|{AS_BEFORE})"
-                rf"{SINCE}{_STOP}",
+                rf"^(?:the |an? )?(?P<phrase>{ATTRIBUTE}{{0,8}}(?:(?P<one>{ONE_FINDING})|(?P<many>{FINDINGS})|{MUCH_OF_A_FINDING}))"
+                rf"(?P<place>{PLACE})(?P<verb> (?:is|are|appears?))? "
+                rf"(?:{ADVERB}(?:new|persists?|remains?|in (?:unchanged|stable|similar) position)|{AS_BEFORE}){SINCE}{_STOP}",
                 _there_is,
             ),
         ),

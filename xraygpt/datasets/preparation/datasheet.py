@@ -75,5 +75,12 @@ def _splits(splits: Mapping[str, Mapping[str, int]]) -> list[str]:
 
 def _use(trains: bool) -> list[str]:
     if not trains:
-        return ["## Use", "", "```bash", "xraygpt generate --cfg-path eval_configs/xraygpt.yaml --images FOLDER --out reports.jsonl", "```", ""]
+        return [
+            "## Use",
+            "",
+            "```bash",
+            "xraygpt generate --cfg-path eval_configs/xraygpt.yaml --images FOLDER --out reports.jsonl",
+            "```",
+            "",
+        ]
     return ["## Use", "", "```yaml", "datasets:", "  my_data: {type: folder, storage: FOLDER}", "```", ""]

@@ -14,7 +14,7 @@ from xraygpt.datasets.preparation.mimic_layout import GROUP, REPORT, SUBJECT, na
 
 MAX_REPORT_BYTES = 1 << 20
 """A larger file is no report: they have some thousand characters."""
-WRONG_SUBJECT = "of another subject"
+WRONG_SUBJECT = "given to another subject"
 """The count of reports and images that one place gives to one subject, another place to another."""
 
 # No part begins with a dot: neither "..", nor what a file manager leaves behind.

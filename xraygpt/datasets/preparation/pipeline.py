@@ -1,6 +1,6 @@
 """From a source to a prepared folder. Every source goes the same way:
 
-    studies → one text each → images of the wanted views → (rewriting) → image files in place → annotations → account
+studies → one text each → images of the wanted views → (rewriting) → image files in place → annotations → account
 """
 
 import hashlib
@@ -152,9 +152,7 @@ def _of_wanted_view(images: Sequence[StudyImage], views: Sequence[str], account:
             account.drop(_view_count(image.view), kind="image", id=image.image_id, where=image.where)
 
 
-def _captions(
-    chosen: Sequence[_Chosen], options: PrepareOptions, account: Account, read_statuses: ReadStatuses | None
-) -> dict[str, str]:
+def _captions(chosen: Sequence[_Chosen], options: PrepareOptions, account: Account, read_statuses: ReadStatuses | None) -> dict[str, str]:
     """study_id → text: that of the rules, or of the rewriter where it passes the audit."""
     if options.rewriter is None:
         return {item.study.study_id: item.caption for item in chosen}
@@ -187,9 +185,7 @@ def _place(chosen: Sequence[_Chosen], folder: Path, options: PrepareOptions, acc
         else:
             images[image.image_id] = image
     started = time.monotonic()
-    results = place_images(
-        list(images.values()), folder, options.images, workers=options.workers, stop_at_error=options.on_error == "stop"
-    )
+    results = place_images(list(images.values()), folder, options.images, workers=options.workers, stop_at_error=options.on_error == "stop")
     logger.info("%d images in %.0f s.", len(results), time.monotonic() - started)
     placed: dict[str, PlacedImage] = {}
     first: dict[str, str] = {}
@@ -235,7 +231,9 @@ def _annotate(
 def _nothing_left(source: Source, account: Account) -> str:
     told = "; ".join(f"{name}: {count}" for name, count in account.counts.items())
     unknown = account.counts.get(_view_count(""), 0)
-    hint = " The views of images are not known: give a table of views (see --help), or keep every image with --views all." if unknown else ""
+    hint = (
+        " The views of images are not known: give a table of views (see --help), or keep every image with --views all." if unknown else ""
+    )
     first = f" The first problem: {account.problems[0].reason}" if account.problems else ""
     return f"No image of {', '.join(map(str, source.roots))} is left ({told}).{hint}{first}"
 
@@ -253,9 +251,7 @@ def _write_account(
 ) -> dict[str, Any]:
     """Write sources.csv, dropped.csv, manifest.json and the datasheet; return the manifest."""
     files = sorted(account.source_files, key=lambda file: (file.kind, file.file))
-    write_csv(
-        folder / SOURCES_NAME, ("kind", "id", "file", "bytes", "sha256"), ((f.kind, f.id, f.file, f.bytes, f.sha256) for f in files)
-    )
+    write_csv(folder / SOURCES_NAME, ("kind", "id", "file", "bytes", "sha256"), ((f.kind, f.id, f.file, f.bytes, f.sha256) for f in files))
     out = [*account.dropped, *account.problems]
     write_csv(folder / DROPPED_NAME, ("kind", "id", "reason", "where"), ((d.kind, d.id, d.reason, d.where) for d in out))
     manifest = {

@@ -100,7 +100,7 @@ _AT_LINE_START = re.compile(
     |   (?P<upper>[A-Z][A-Z0-9_#&'(),/ -]{{2,79}}?)[ \t]?[:;](?!\d)
     |   (?P<bare>FINDINGS|IMPRESSION|(?:FINAL[ ])?ADDENDUM|WET[ ]READ(?:[ ](?:VERSION|AUDIT)[ ]\S+)?|PFI(?:[ ]REPORT)?)
             (?=[ \t]{{2,}}\S | [ \t](?:[A-Z_][a-z_] | \d[.)]) | [ \t\r]*$)
-    |   {_CHIEF}(?:[ \t]?: | (?=[ \t\r]*$) | (?=\.\s))
+    |   {_CHIEF}(?:[ \t]?: | (?=[ \t\r]*$) | (?=\.[ \t]+\S))
     """,
     re.MULTILINE | re.VERBOSE,
 )
@@ -186,15 +186,21 @@ def _headings(text: str) -> list[_Heading]:
         start = capital.start()
         if start < end:
             continue
-        begins_line = start == 0 or _end_before(text, start) != start
+        begins_line = _begins_line(text, start)
         match = (_AT_LINE_START if begins_line else _WITHIN_LINE).match(text, start)
         if match:
             end = match.end()
             name = _name(match, begins_line=begins_line)
-            headings += (
-                [_Heading(name, start, start if match.lastgroup == "banner" else end + text[end : end + 1].isspace())] if name else []
-            )
+            if name:
+                begin = start if match.lastgroup == "banner" else end + text[end : end + 1].isspace()
+                headings.append(_Heading(name, start, begin))
     return headings
+
+
+def _begins_line(text: str, start: int) -> bool:
+    """Whether nothing but the indent stands before `start` in its line."""
+    before = text[max(0, start - _WIDEST_INDENT) : start]
+    return not before.rpartition("\n")[2].strip() and (start < _WIDEST_INDENT or "\n" in before)
 
 
 def _end_before(text: str, heading: int) -> int:
