@@ -165,13 +165,21 @@ def _statuses(tokens: list[Token], claims: dict[int, dict[str, Claims]]) -> dict
             forward, open_statements = "present", []
             has_verb = token.kind == "existential"
         elif token.kind == "verb":
-            forward, has_verb = "present", True
+            forward = "present" if open_statements else forward  # "no visualized pneumothorax"
+            has_verb = True
+        elif forward == "absent" and tokens[index - 1].kind == "comma" and _asserts(token):
+            forward = "present"
         elif token.kind in ("and", "comma"):
             if token.kind == "and" and forward == "uncertain":  # "possible edema and a left effusion": only the edema is in doubt
                 forward = "present"
             if has_verb:
                 open_statements, has_verb = [], False
     return statuses
+
+
+def _asserts(token: Token) -> bool:
+    """True for a word with which a list of denials does not go on; "no consolidation, large effusion or …" does."""
+    return token.kind == "assertion" or (token.kind == "severity" and token.value != "large")
 
 
 def _under_cue(tokens: list[Token], index: int, forward: str) -> tuple[str, str]:
