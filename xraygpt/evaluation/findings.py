@@ -48,7 +48,7 @@ def read_findings(text: str) -> list[Finding]:
 
     Sections that do not describe the film ("INDICATION: …") are left out.
     """
-    return [finding for sentence in _sentences(text) for finding in _read_sentence(sentence)]
+    return [finding for sentence in _sentences(text) for finding in read_sentence(sentence)]
 
 
 def merge_sides(sides: Sequence[str]) -> str:
@@ -80,7 +80,8 @@ def _sentences(text: str) -> Iterator[str]:
 
 
 @lru_cache(maxsize=65536)  # reports repeat their sentences
-def _read_sentence(sentence: str) -> tuple[Finding, ...]:
+def read_sentence(sentence: str) -> tuple[Finding, ...]:
+    """What one sentence says, by the same rules."""
     clauses: list[list[Token]] = [[]]
     for token in RULES.tree.find(split_words(sentence)):
         if token.kind == "boundary":
