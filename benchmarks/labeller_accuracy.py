@@ -73,10 +73,15 @@ def print_table(title: str, rows: Sequence[Row], counted: Sequence[str]) -> None
     for label, pairs in by_label.items():
         support, precision, recall, f1 = scores(pairs)
         print(f"| {label} | {support} | {precision:.3f} | {recall:.3f} | {f1:.3f} |")
-    support, precision, recall, f1 = scores(pair for pairs in by_label.values() for pair in pairs)
-    print(f"| **micro, all labels** | {support} | {precision:.3f} | {recall:.3f} | {f1:.3f} |")
+    occurring = [label for label, pairs in by_label.items() if any(true for true, _ in pairs)]
+    for what, labels in (("all labels", list(by_label)), ("labels that occur", occurring)):
+        support, precision, recall, f1 = scores(pair for label in labels for pair in by_label[label])
+        print(f"| **micro, {what}** | {support} | {precision:.3f} | {recall:.3f} | {f1:.3f} |")
     macro = sum(scores(by_label[label])[3] for label in counted) / len(counted)
     print(f"| **macro, {len(counted)} labels** | | | | {macro:.3f} |")
+    normal = [(row["normal"] == "1", label_report(report_text(row))["No Finding"] == 1) for row in rows]
+    support, precision, recall, f1 = scores(normal)
+    print(f"| normal, beside No Finding | {support} | {precision:.3f} | {recall:.3f} | {f1:.3f} |")
 
 
 def print_errors(rows: Sequence[Row], label: str) -> None:

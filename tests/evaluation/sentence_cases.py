@@ -3,12 +3,15 @@
 A statement is "finding" (present), "-finding" (absent) or "?finding" (uncertain); a place and a severity follow in brackets.
 """
 
+_CLEAR_LUNGS = "-opacity -infiltrate -consolidation -pneumonia -atelectasis -edema -nodule -mass"
+
 CASES: list[tuple[str, str]] = [
     # lungs: what is dense
     ("Hazy opacity in the left lower lobe.", "opacity(left lower)"),
     ("Bilateral patchy airspace disease.", "opacity(bilateral)"),
     ("Ground-glass opacities in both lungs.", "opacity(bilateral)"),
     ("Increased interstitial markings.", "interstitial_opacity"),
+    ("Interstitial markings are increased.", "interstitial_opacity"),
     ("Reticular opacities at both lung bases.", "interstitial_opacity(bilateral lower)"),
     ("Patchy right upper lobe infiltrate.", "infiltrate(right upper)"),
     ("Dense consolidation of the lingula.", "consolidation(left mid)"),
@@ -48,6 +51,7 @@ CASES: list[tuple[str, str]] = [
     ("Changes of COPD.", "copd"),
     ("Large bullae in the right apex.", "bulla(right upper large)"),
     ("Low lung volumes.", "low_lung_volumes"),
+    ("Lung volumes remain low.", "low_lung_volumes"),
     ("The lungs are hypoinflated.", "low_lung_volumes"),
     ("Pulmonary fibrosis.", "fibrosis"),
     ("Sequelae of cystic fibrosis.", ""),
@@ -193,6 +197,9 @@ CASES: list[tuple[str, str]] = [
     ("The lungs are not clear.", ""),
     ("The aorta is enlarged.", ""),
     ("No effusion, heart size normal.", "-pleural_effusion -cardiomegaly"),
+    ("Heart size has decreased and is normal.", "-cardiomegaly"),
+    ("Normal heart, lungs and mediastinum; edema.", f"-cardiomegaly {_CLEAR_LUNGS} -enlarged_mediastinum edema"),
+    ("The lungs are clear.", _CLEAR_LUNGS),
     ("Normal heart, enlarged mediastinum.", "-cardiomegaly enlarged_mediastinum"),
     # places and severities stay with their finding
     ("Large right effusion and mild edema.", "pleural_effusion(right large) edema(mild)"),

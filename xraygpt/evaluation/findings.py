@@ -126,8 +126,9 @@ def _claims(tokens: list[Token]) -> dict[int, dict[str, Claims]]:
             _qualify(claims, waiting, token.value, tokens[waiting].value)
         elif token.kind == "structure":
             structures.append(token.value)
-        elif token.kind == "quality":
-            waiting = None if structures else index
+        elif token.kind == "quality" and not structures:
+            waiting = index
+        elif token.kind == "quality" and any((structure, token.value) in RULES.states for structure in structures):
             for structure in structures:
                 _qualify(claims, index, structure, token.value)
             structures = []
