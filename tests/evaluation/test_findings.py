@@ -1,16 +1,19 @@
 """Worked cases of the reader: a sentence, and what it must read from it."""
 
+import re
 import time
 
 import numpy as np
 import pytest
 
+from tests.evaluation.sentence_cases import CASES
 from xraygpt.datasets.preparation.phantom_findings import sample_findings
 from xraygpt.datasets.preparation.phantom_report import REPORT_STYLES, write_report
-from xraygpt.evaluation.findings import FINDINGS, Finding, findings_present, read_findings
+from xraygpt.evaluation.findings import RULES, Finding, read_findings
+from xraygpt.evaluation.labels import SCORED_FINDINGS, findings_present
 
-# Each expected statement is written "finding status side zone", with - for an empty side or zone.
-CASES = [
+# What is read as the scored findings. Each expected statement is written "finding status side zone", with - for an empty side or zone.
+SCORED_CASES = [
     # names and synonyms
     ("There is cardiomegaly.", ["cardiomegaly present - -"]),
     ("The heart is moderately enlarged.", ["cardiomegaly present - -"]),
@@ -122,21 +125,36 @@ CASES = [
 
 
 @pytest.mark.parametrize(("text", "expected"), CASES, ids=[text for text, _ in CASES])
-def test_reads(text: str, expected: list[str]) -> None:
-    read = [f"{item.finding} {item.status} {item.side or '-'} {item.zone or '-'}" for item in read_findings(text)]
-    assert sorted(read) == sorted(expected)
+def test_reads_the_finer_list(text: str, expected: str) -> None:
+    assert {_written(item) for item in read_findings(text)} == set(re.findall(r"[^\s(]+(?:\([^)]*\))?", expected))
+
+
+def _written(item: Finding) -> str:
+    details = " ".join(part for part in (item.side, item.zone, item.severity) if part)
+    return {"present": "", "absent": "-", "uncertain": "?"}[item.status] + item.finding + (f"({details})" if details else "")
+
+
+@pytest.mark.parametrize(("text", "expected"), SCORED_CASES, ids=[text for text, _ in SCORED_CASES])
+def test_reads_the_scored_findings(text: str, expected: list[str]) -> None:
+    read = {
+        f"{name} {item.status} {item.side or '-'} {item.zone or '-'}"
+        for item in read_findings(text)
+        for name in RULES.findings[item.finding].scored_as
+    }
+    assert read == set(expected)
 
 
 def test_there_are_cases_for_every_finding_and_status() -> None:
-    assert len(CASES) >= 60
-    spoken = {tuple(line.split()[:2]) for _, expected in CASES for line in expected}
-    assert {name for name, status in spoken if status == "present"} == set(FINDINGS)
+    assert len(CASES) >= 150
+    assert len(SCORED_CASES) >= 60
+    spoken = {tuple(line.split()[:2]) for _, expected in SCORED_CASES for line in expected}
+    assert {name for name, status in spoken if status == "present"} == set(SCORED_FINDINGS)
     assert {status for _, status in spoken} == {"present", "absent", "uncertain"}
 
 
 def test_a_finding_names_its_sentence_as_written() -> None:
     [item] = read_findings("Normal bones.  Small LEFT\npleural effusion.")
-    assert item == Finding("pleural_effusion", "present", "left", "", "Small LEFT pleural effusion.")
+    assert item == Finding("pleural_effusion", "present", "left", "", "small", "Small LEFT pleural effusion.")
 
 
 def test_measurements_do_not_end_a_sentence() -> None:

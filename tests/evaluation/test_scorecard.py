@@ -5,7 +5,7 @@ import json
 import pytest
 
 from xraygpt.common.errors import DataError
-from xraygpt.evaluation.findings import FINDINGS
+from xraygpt.evaluation.labels import SCORED_FINDINGS
 from xraygpt.evaluation.scorecard import NORMAL_REPORT, format_markdown, format_table, score_findings, true_findings
 
 References = dict[str, list[dict[str, str]]]
@@ -42,7 +42,7 @@ def test_worked_case() -> None:
     assert (scores.laterality_accuracy, scores.laterality_support) == (0.5, 2)
     assert scores.normal_abnormal_accuracy == 0.5
     assert (scores.distinct_ratio, scores.empty_reports) == (0.75, 1)
-    assert list(scores.findings) == list(FINDINGS)
+    assert list(scores.findings) == list(SCORED_FINDINGS)
 
 
 def test_the_baseline_finds_nothing_and_is_right_about_normal_studies() -> None:
@@ -120,7 +120,7 @@ def test_the_table_shows_every_finding_and_the_baseline() -> None:
     assert lines["macro-F1"][1:] == ["0.400", "0.000"]
     assert lines["laterality"][1:] == ["0.500", "–"]
     assert lines["normal vs abnormal"][-2:] == ["0.500", "0.250"]
-    assert set(FINDINGS) <= set(lines)
+    assert set(SCORED_FINDINGS) <= set(lines)
 
 
 def test_the_scorecard_is_json_and_markdown() -> None:

@@ -26,6 +26,7 @@ COMMANDS = {
     "tokenizer": ("xraygpt.cli.tokenizer", "train a small tokenizer and write an untrained language model beside it"),
     "generate": ("xraygpt.cli.generate", "write a report for each image of a folder"),
     "score": ("xraygpt.cli.score", "score generated reports against reference reports"),
+    "label": ("xraygpt.cli.label", "label the findings that reports state"),
 }
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it

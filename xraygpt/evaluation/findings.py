@@ -1,9 +1,9 @@
-"""Reads radiology English: which findings a report states as present, absent or uncertain, and where.
+"""Reads radiology English: which findings a report states as present, absent or uncertain, where, and how severe.
 
-The rules live in `finding_rules.yaml`; this file says only how they act on each other. A report is cut into sentences, a
-sentence into clauses ("but", "however", ";"), and one regular expression turns a clause into tokens: mentions of findings,
-places, cues of negation and uncertainty, and the words that end a cue's reach. Nothing reaches from one clause to another.
-A finding that a report does not mention has no status: silence is not absence.
+The rules live in `finding_rules.yaml`; this file says only how they act on each other. A report is cut into sentences, and a
+sentence into tokens: statements of findings, parts of the chest and their qualities, places, cues of negation and
+uncertainty, and the words that end a cue's reach. Nothing reaches from one clause ("but", ";") to another. A finding that a
+report does not mention has no status: silence is not absence.
 """
 
 import re
@@ -11,16 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
-from typing import NamedTuple
 
-import yaml
+from xraygpt.evaluation.finding_rules import Claims, Token, load_rules
+from xraygpt.evaluation.phrases import split_words
 
-_RULES = yaml.safe_load(Path(__file__).with_name("finding_rules.yaml").read_text(encoding="utf-8"))
+RULES = load_rules()
 
-FINDINGS: tuple[str, ...] = (
-    "cardiomegaly", "pleural_effusion", "pneumothorax", "consolidation", "edema", "nodule", "pacemaker", "tube",
-)  # fmt: skip
+FINDINGS: tuple[str, ...] = tuple(RULES.findings)
 SIDES = ("", "left", "right", "bilateral")
 ZONES = ("", "upper", "mid", "lower")
 
@@ -34,38 +31,24 @@ class Finding:
         status: "present", "absent" or "uncertain".
         side: "left", "right", "bilateral" (both sides are named) or "" (none is).
         zone: "upper", "mid", "lower", or "" (no zone or several are named).
-        sentence: the sentence as it stands in the report.
+        severity: "minimal", "small", "mild", "moderate", "large", "severe" or "" (not stated).
+        sentence: the sentence as it stands in the report, with single spaces.
     """
 
     finding: str
     status: str
     side: str
     zone: str
+    severity: str
     sentence: str
 
 
-class _Token(NamedTuple):
-    kind: str  # "mention", "location", or the name of a list of cues or parting words
-    finding: str = ""  # of a mention
-    place: tuple[str, str] = ("", "")  # (side, zone) of a location
-
-
 def read_findings(text: str) -> list[Finding]:
-    """All findings that `text` speaks of, in reading order; a finding appears once for every statement about it."""
-    return [finding for sentence in _SENTENCE_END.split(text) for finding in _read_sentence(" ".join(sentence.split()))]
+    """All findings that `text` speaks of, in reading order; a finding appears once for every statement about it.
 
-
-def findings_present(text: str) -> dict[str, Finding]:
-    """The findings that `text` states as present (uncertain ones are not), one entry each.
-
-    Several statements about a finding are merged: left and right make bilateral; two different zones make "". The
-    sentence is that of the first statement.
+    Sections that do not describe the film ("INDICATION: …") are left out.
     """
-    statements: dict[str, list[Finding]] = {}
-    for item in read_findings(text):
-        if item.status == "present":
-            statements.setdefault(item.finding, []).append(item)
-    return {name: _merge(items) for name, items in statements.items()}
+    return [finding for sentence in _sentences(text) for finding in read_sentence(sentence)]
 
 
 def merge_sides(sides: Sequence[str]) -> str:
@@ -80,107 +63,177 @@ def merge_zones(zones: Sequence[str]) -> str:
     return named.pop() if len(named) == 1 else ""
 
 
-def _merge(items: list[Finding]) -> Finding:
-    side, zone = merge_sides([item.side for item in items]), merge_zones([item.zone for item in items])
-    return Finding(items[0].finding, "present", side, zone, items[0].sentence)
+# Cutting -----------------------------------------------------------------------------------------------------------
+
+_HEADING = re.compile(rf"\b({'|'.join(sorted(RULES.headings, key=len, reverse=True))})\s*:", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n\s*\n|(?<=[a-z])\.+(?=[A-Z])")
 
 
-# The rules, compiled once ------------------------------------------------------------------------------------------
-
-
-_EDGE = "(?:(?<![a-z])|(?![a-z]))"  # anywhere but inside a word
-
-
-def _any_of(patterns: Sequence[str]) -> str:
-    return "(?:" + "|".join(patterns) + ")"
-
-
-def _compile_tokens() -> tuple[re.Pattern[str], list[_Token]]:
-    """One pattern with a group for each kind of token, and what each group means (group i -> entry i - 1)."""
-    words = {**_RULES["cues"], **_RULES["parting_words"]}
-    parts = [(_any_of(words.pop("neutral")), _Token("neutral"))]
-    parts += [(_any_of(rule["mentions"]), _Token("mention", name)) for name, rule in _RULES["findings"].items()]
-    parts += [(rule["pattern"], _Token("location", place=(rule.get("side", ""), rule.get("zone", "")))) for rule in _RULES["locations"]]
-    parts += [(_any_of(patterns), _Token(kind)) for kind, patterns in words.items()]
-    pattern = "|".join(f"({source}){_EDGE}" for source, _ in parts)
-    return re.compile(f"{_EDGE}(?:{pattern})"), [token for _, token in parts]
-
-
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n\s*\n")
-_CLAUSE_BOUNDARY = re.compile(f";|{_EDGE}{_any_of(_RULES['clause_boundaries'])}{_EDGE}")
-_NORMAL_STATEMENTS = [(re.compile(f"{_EDGE}(?:{rule['pattern']}){_EDGE}"), rule["absent"]) for rule in _RULES["normal_statements"]]
-_TOKEN, _TOKEN_OF_GROUP = _compile_tokens()
-_STRENGTH = {  # of parting words
-    **dict.fromkeys(("join", "comma", "absent_before", "uncertain_before"), 3),
-    "conjunction": 2,
-    **dict.fromkeys(("verb", "absent_after", "uncertain_after"), 1),
-}
-_MIDLINE = {name for name, rule in _RULES["findings"].items() if rule.get("midline")}
-
-
-# Reading -----------------------------------------------------------------------------------------------------------
+def _sentences(text: str) -> Iterator[str]:
+    start, read = 0, True
+    for heading in [*_HEADING.finditer(text), None]:
+        if read:
+            section = text[start : heading.start() if heading else len(text)]
+            yield from (" ".join(sentence.split()) for sentence in _SENTENCE_END.split(section))
+        if heading:
+            start, read = heading.end(), RULES.headings[heading[1].lower()]
 
 
 @lru_cache(maxsize=65536)  # reports repeat their sentences
-def _read_sentence(sentence: str) -> tuple[Finding, ...]:
-    return tuple(finding for clause in _CLAUSE_BOUNDARY.split(sentence.lower()) for finding in _read_clause(clause, sentence))
+def read_sentence(sentence: str) -> tuple[Finding, ...]:
+    """What one sentence says, by the same rules."""
+    clauses: list[list[Token]] = [[]]
+    for token in RULES.tree.find(split_words(sentence)):
+        if token.kind == "boundary":
+            clauses.append([])
+        elif token.kind != "neutral":
+            clauses[-1].append(token)
+    return tuple(finding for clause in clauses for finding in _read_clause(clause, sentence))
 
 
-def _read_clause(clause: str, sentence: str) -> Iterator[Finding]:
-    tokens = [_TOKEN_OF_GROUP[match.lastindex - 1] for match in _TOKEN.finditer(clause) if match.lastindex]
-    places = _places(tokens)
-    for index, status in _statuses(tokens).items():
-        name = tokens[index].finding
-        side, zone = ("", "") if name in _MIDLINE else places[index]
-        yield Finding(name, status, side, zone, sentence)
-    for pattern, names in _NORMAL_STATEMENTS:
-        if pattern.search(clause):
-            yield from (Finding(name, "absent", "", "", sentence) for name in names)
+def _read_clause(tokens: list[Token], sentence: str) -> Iterator[Finding]:
+    claims = _claims(tokens)
+    if not claims:
+        return
+    statuses = _statuses(tokens, claims)
+    places = _places(tokens, claims)
+    for index, by_status in claims.items():
+        for name, status in by_status.get(statuses[index], ()):
+            side, zone, severity = places[index]
+            if RULES.findings[name].midline:
+                side = zone = ""
+            yield Finding(name, status, side, zone, severity, sentence)
 
 
-def _statuses(tokens: list[_Token]) -> dict[int, str]:
-    """Status of each mention, by its index in `tokens`: a cue before reaches forward, a cue after reaches back."""
+# What is said ------------------------------------------------------------------------------------------------------
+
+
+def _claims(tokens: list[Token]) -> dict[int, dict[str, Claims]]:
+    """What each statement claims, by its index in `tokens` and by the status that the words around it give it.
+
+    A quality makes a statement together with the structures before it, back to the last statement, or else those after it.
+    """
+    claims: dict[int, dict[str, Claims]] = {}
+    structures: list[str] = []  # named, and not yet qualified
+    waiting: int | None = None  # a quality that found none before it
+    for index, token in enumerate(tokens):
+        if token.kind == "statement":
+            claims[index] = dict(token.claims)
+            structures, waiting = [], None
+        elif token.kind == "join":
+            structures, waiting = [], None
+        elif token.kind == "structure" and waiting is not None:
+            _qualify(claims, waiting, token.value, tokens[waiting].value)
+        elif token.kind == "structure":
+            structures.append(token.value)
+        elif token.kind == "quality" and not structures:
+            waiting = index
+        elif token.kind == "quality" and any((structure, token.value) in RULES.states for structure in structures):
+            for structure in structures:
+                _qualify(claims, index, structure, token.value)
+            structures = []
+    return dict(sorted(claims.items()))
+
+
+def _qualify(claims: dict[int, dict[str, Claims]], index: int, structure: str, quality: str) -> None:
+    for status, said in RULES.states.get((structure, quality), {}).items():
+        by_status = claims.setdefault(index, {})
+        by_status[status] = by_status.get(status, ()) + said
+
+
+# Its status --------------------------------------------------------------------------------------------------------
+
+_BEFORE = {"absent_before": "absent", "uncertain_before": "uncertain", "not_meant_before": "not meant"}
+_AFTER = {"absent_after": "absent", "uncertain_after": "uncertain"}
+
+
+def _statuses(tokens: list[Token], claims: dict[int, dict[str, Claims]]) -> dict[int, str]:
+    """Status of each statement, by its index in `tokens`: a cue before reaches forward, a cue after reaches back."""
     statuses: dict[int, str] = {}
     forward = "present"
-    open_mentions: list[int] = []  # those that a cue after them would still concern
+    open_statements: list[int] = []  # those that a cue after them would still concern
+    has_verb = False  # the statement is complete, so that a comma or "and" begins another
     for index, token in enumerate(tokens):
-        if token.kind == "mention":
-            statuses[index] = forward
-            open_mentions.append(index)
-        elif token.kind == "absent_before":
-            forward = "absent"
-        elif token.kind == "uncertain_before" and forward == "present":
-            forward = "uncertain"
-        elif token.kind in ("absent_after", "uncertain_after"):
-            statuses |= dict.fromkeys(open_mentions, token.kind.removesuffix("_after"))
-        elif token.kind in ("join", "verb"):
-            forward, open_mentions = "present", []
-        elif token.kind == "conjunction" and forward == "uncertain":  # "possible edema and a left effusion": only the edema is in doubt
+        if index in claims:
+            statuses[index], forward = _under_cue(tokens, index, forward)
+            open_statements.append(index)
+        elif token.kind in _BEFORE:
+            forward = _BEFORE[token.kind] if forward == "present" or token.kind == "absent_before" else forward
+        elif token.kind in _AFTER and open_statements:
+            statuses |= dict.fromkeys(open_statements, _AFTER[token.kind])
+        elif token.kind in _AFTER:  # "difficult to exclude pneumonia"
+            forward = _AFTER[token.kind]
+        elif token.kind in ("join", "existential"):
+            forward, open_statements = "present", []
+            has_verb = token.kind == "existential"
+        elif token.kind == "verb":
+            forward = "present" if open_statements else forward  # "no visualized pneumothorax"
+            has_verb = True
+        elif forward == "absent" and tokens[index - 1].kind == "comma" and _asserts(token):
             forward = "present"
+        elif token.kind in ("and", "comma"):
+            if token.kind == "and" and forward == "uncertain":  # "possible edema and a left effusion": only the edema is in doubt
+                forward = "present"
+            if has_verb:
+                open_statements, has_verb = [], False
     return statuses
 
 
-def _places(tokens: list[_Token]) -> dict[int, tuple[str, str]]:
-    """Side and zone of each mention, by its index in `tokens`.
+def _asserts(token: Token) -> bool:
+    """True for a word with which a list of denials does not go on; "no consolidation, large effusion or …" does."""
+    return token.kind == "assertion" or (token.kind == "severity" and token.value != "large")
 
-    The strongest parting word between two mentions ("left effusion and right pneumothorax") says which places belong to the
-    first and which to the second; the place of one is never taken for the place of the other.
+
+def _under_cue(tokens: list[Token], index: int, forward: str) -> tuple[str, str]:
+    """Status of the statement at `index`, and how far its cue still reaches.
+
+    A quality takes a cue only if it stands under it itself ("no cardiac enlargement"), not at the end of a list ("no effusion,
+    heart normal"); and a cue after a verb is used up by it ("the heart is not enlarged, mild edema").
     """
-    mentions = [index for index, token in enumerate(tokens) if token.kind == "mention"]
+    if tokens[index].kind != "quality":
+        return forward, forward
+    before = index - 1
+    while before >= 0 and tokens[before].kind in ("severity", "location", "structure", "or"):
+        before -= 1
+    if before < 0 or tokens[before].kind not in _BEFORE:
+        return "present", "present"
+    return forward, "present" if before > 0 and tokens[before - 1].kind == "verb" else forward
+
+
+# Its place ---------------------------------------------------------------------------------------------------------
+
+_STRENGTH = {  # of parting words
+    **dict.fromkeys(("join", "existential", "comma", "absent_before", "uncertain_before"), 3),
+    **dict.fromkeys(("and", "or"), 2),
+    **dict.fromkeys(("verb", *_AFTER), 1),
+}
+
+
+def _places(tokens: list[Token], claims: dict[int, dict[str, Claims]]) -> dict[int, tuple[str, str, str]]:
+    """Side, zone and severity of each statement, by its index in `tokens`.
+
+    The strongest parting word between two statements ("left effusion and right pneumothorax") says which places belong to
+    the first and which to the second; the place of one is never taken for the place of the other.
+    """
     places = {}
     start = 0
-    for mention, following in pairwise([*mentions, len(tokens)]):
-        end = following if following == len(tokens) else _parting(tokens, mention, following)
-        named = [token.place for token in tokens[start:end] if token.kind == "location"]
-        places[mention] = merge_sides([side for side, _ in named]), merge_zones([zone for _, zone in named])
+    for statement, following in pairwise([*claims, len(tokens)]):
+        end = following if following == len(tokens) else _parting(tokens, statement, following)
+        own = tokens[start:end]
+        severities = [token.value for token in own if token.kind == "severity"]
+        places[statement] = (
+            merge_sides([token.side for token in own]),
+            merge_zones([token.zone for token in own]),
+            severities[-1] if severities else "",
+        )
         start = end
     return places
 
 
-def _parting(tokens: list[_Token], mention: int, following: int) -> int:
-    """Index of the strongest (then last) parting word between two mentions; of the second mention where there is none."""
+def _parting(tokens: list[Token], statement: int, following: int) -> int:
+    """Index of the strongest (then last) parting word between two statements; of the second where there is none."""
     return max(
-        (index for index in range(mention + 1, following) if tokens[index].kind in _STRENGTH),
+        (index for index in range(statement + 1, following) if tokens[index].kind in _STRENGTH),
         key=lambda index: (_STRENGTH[tokens[index].kind], index),
         default=following,
     )

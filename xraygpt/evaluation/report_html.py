@@ -16,7 +16,7 @@ from PIL import Image
 
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import write_text
-from xraygpt.evaluation.findings import FINDINGS, findings_present
+from xraygpt.evaluation.labels import SCORED_FINDINGS, findings_present
 from xraygpt.evaluation.scorecard import Scorecard, Truth, number, places_of, summary_rows
 
 NOTICE = "For research only. Not a medical device; not for diagnosis."
@@ -47,7 +47,7 @@ def compare_case(case: Case) -> list[Chip]:
     truth = places_of(case.truth, case.id)
     stated = {name: (item.side, item.zone) for name, item in findings_present(case.prediction).items()}
     chips = []
-    for name in FINDINGS:
+    for name in SCORED_FINDINGS:
         if name in truth and name not in stated:
             chips.append(Chip("missed", _label(name, truth[name])))
         elif name in stated and name not in truth:

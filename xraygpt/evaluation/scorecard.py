@@ -13,12 +13,13 @@ from typing import Any
 
 from xraygpt.common.errors import DataError
 from xraygpt.common.registry import suggest
-from xraygpt.evaluation.findings import FINDINGS, SIDES, ZONES, findings_present, merge_sides, merge_zones
+from xraygpt.evaluation.findings import SIDES, ZONES, merge_sides, merge_zones
+from xraygpt.evaluation.labels import SCORED_FINDINGS, findings_present
 
 NORMAL_REPORT = "The heart size is normal. The lungs are clear. There is no pleural effusion or pneumothorax."
 """What the baseline writes for every image."""
 
-Truth = Mapping[str, str]  # {"finding": one of FINDINGS, "side": left|right|bilateral|"", "zone": upper|mid|lower|""}
+Truth = Mapping[str, str]  # {"finding": one of SCORED_FINDINGS, "side": left|right|bilateral|"", "zone": upper|mid|lower|""}
 Places = dict[str, tuple[str, str]]  # finding -> (side, zone)
 
 
@@ -38,7 +39,7 @@ class Scores:
     """The numbers of one set of reports.
 
     Attributes:
-        findings: a score for each of `FINDINGS`, those without support included.
+        findings: a score for each of `SCORED_FINDINGS`, those without support included.
         macro_f1, micro_f1: over the findings that occur; None when none does.
         laterality_accuracy: share of the true one-sided findings that the report states, whose stated side is right; None
             when there is none (`laterality_support`).
@@ -112,7 +113,7 @@ def places_of(findings: Sequence[Truth], sample: str) -> Places:
 def _check_truth(item: Any, sample: str) -> None:
     if not isinstance(item, Mapping):
         raise DataError(f'Reference {sample!r}: expected a finding {{"finding": …, "side": …, "zone": …}}, got {str(item)[:100]!r}.')
-    for field, choices in (("finding", FINDINGS), ("side", SIDES), ("zone", ZONES)):
+    for field, choices in (("finding", SCORED_FINDINGS), ("side", SIDES), ("zone", ZONES)):
         value = item.get(field, "")
         if value not in choices:
             raise DataError(f"Reference {sample!r} has the {field} {value!r}.{suggest(str(value), choices)}")
@@ -142,7 +143,7 @@ def check_same_ids(predictions: Iterable[str], references: Iterable[str]) -> Non
 
 def _score(reports: Mapping[str, str], truth: Mapping[str, Places]) -> Scores:
     stated = {key: findings_present(reports[key]) for key in truth}
-    counts = {name: _count(name, stated, truth) for name in FINDINGS}
+    counts = {name: _count(name, stated, truth) for name in SCORED_FINDINGS}
     occurring = {name: count for name, count in counts.items() if count["tp"] + count["fn"]}
     sides = [
         stated[key][name].side == side

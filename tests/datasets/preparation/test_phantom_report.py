@@ -5,7 +5,8 @@ import pytest
 
 from xraygpt.datasets.preparation.phantom_findings import sample_findings
 from xraygpt.datasets.preparation.phantom_report import REPORT_STYLES, write_report
-from xraygpt.evaluation.findings import findings_present, read_findings
+from xraygpt.evaluation.findings import read_findings
+from xraygpt.evaluation.labels import findings_present
 
 
 def reports(collection: str, number: int = 400):
