@@ -1,8 +1,8 @@
-"""Smaller copies of radiographs, beside plain Pillow: python benchmarks/preparation.py [--images 60] [--resize 512] [--repeats 3]
+"""Smaller copies of films beside plain Pillow: python benchmarks/preparation.py [--images 60] [--resize 512] [--repeats 3]
 
-Baseline: each JPEG decoded in full as RGB, resized, and saved, the way a script does it. Ours: `xraygpt prepare --resize`, which also hashes,
-verifies and journals each file. Both on one core, in turn, in the same run; then ours once more over ten times as many images, to see
-whether memory grows. The images are phantom films of 2,500 x 3,000 pixels with noise, as JPEG of quality 95.
+Baseline: each JPEG decoded in full as RGB, resized, and saved, the way a script does it. Ours: `xraygpt prepare --resize`, which also
+hashes, verifies and journals each file. Both on one core, in turn, in the same run; then ours once more over ten times as many images,
+to see whether memory grows. The images are phantom films of 2,500 x 3,000 pixels with noise, as JPEG of quality 95.
 """
 
 import argparse

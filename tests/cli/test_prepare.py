@@ -12,7 +12,6 @@ import pytest
 
 from tests.datasets.preparation.made_source import write_noise
 from xraygpt.cli.main import main
-from xraygpt.cli.prepare import read_statuses
 from xraygpt.common.files import sha256_file
 
 
@@ -129,8 +128,3 @@ def test_download_then_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         server.shutdown()
     (row,) = json.loads(Path("data/openi/filter_cap.json").read_text())["annotations"]
     assert row["image_id"] == "CXR7_IM-0007-1001"
-
-
-def test_the_findings_that_audit_a_rewriter() -> None:
-    text = "No pneumothorax. Possible edema. Small left effusion. The right effusion has resolved."
-    assert read_statuses(text) == {"pneumothorax": "absent", "edema": "uncertain", "pleural_effusion": "present"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -136,6 +136,7 @@ def test_a_written_end_symbol_or_role_cannot_reach_the_next_prompt(start: Start,
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(text="DoctorDoctor:")
 @given(text=st.lists(st.sampled_from(["###", "#", "Doctor", "Patient", ":", "<ImageHere>", "<Img", "</", ">", "a", " "])).map("".join))
 def test_user_text_brings_no_markup(start: Start, text: str) -> None:
     chat, _, _ = start

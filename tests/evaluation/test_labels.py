@@ -8,7 +8,7 @@ import pytest
 from benchmarks.labeller_accuracy import EXPERT_LABELS, MIN_SUPPORT, outcomes, scores
 from xraygpt.evaluation.finding_rules import OBSERVATIONS
 from xraygpt.evaluation.findings import FINDINGS, RULES
-from xraygpt.evaluation.labels import SCORED_FINDINGS, label_findings, label_report
+from xraygpt.evaluation.labels import SCORED_FINDINGS, label_findings, label_report, read_statuses
 
 Labels = dict[str, int]
 
@@ -87,3 +87,11 @@ def test_differs_from_chexperts_labeller_only_where_clear_lungs_deny_more(test_d
 
 def test_the_mapping_to_the_experts_names_our_findings() -> None:
     assert {name for names in EXPERT_LABELS.values() for name in names} <= set(FINDINGS)
+
+
+def test_the_strongest_statement_of_a_finding_counts() -> None:
+    text = "No pneumothorax. Possible edema. Small left pleural effusion. The right pleural effusion has resolved."
+    statuses = read_statuses(text)
+    assert {name: statuses[name] for name in ("pneumothorax", "edema", "pleural_effusion")} == {
+        "pneumothorax": "absent", "edema": "uncertain", "pleural_effusion": "present",
+    }  # fmt: skip

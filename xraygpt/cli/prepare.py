@@ -18,7 +18,7 @@ from xraygpt.datasets.preparation.pipeline import VIEWS, PrepareOptions, prepare
 from xraygpt.datasets.preparation.rewriting import RewriteOptions
 from xraygpt.datasets.preparation.study import Source
 from xraygpt.datasets.preparation.table import TableColumns, TableSource
-from xraygpt.evaluation.findings import read_findings
+from xraygpt.evaluation import read_statuses
 
 BuildSource = Callable[[argparse.Namespace], Source]
 
@@ -40,15 +40,6 @@ def run(args: argparse.Namespace) -> int:
     print(f"\nfingerprint {manifest['fingerprint']}")
     print(f"Written to {args.out}: image/, filter_cap.json, manifest.json, sources.csv, dropped.csv, README.md")
     return 0
-
-
-def read_statuses(text: str) -> dict[str, str]:
-    """Finding → "present", "absent" or "uncertain", as a text states it; a finding stated both ways counts as present."""
-    strength = ("absent", "uncertain", "present")
-    statuses: dict[str, str] = {}
-    for item in read_findings(text):
-        statuses[item.finding] = max(item.status, statuses.get(item.finding, "absent"), key=strength.index)
-    return statuses
 
 
 def format_counts(manifest: Mapping[str, Any]) -> str:
@@ -92,10 +83,11 @@ def _archives(args: argparse.Namespace) -> list[Archive]:
 
 
 def _add_mimic(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(build_source=lambda args: MIMICSource(roots=tuple(args.source)), text="summary")
+    parser.set_defaults(build_source=lambda args: MIMICSource(roots=tuple(args.source), prefer=args.prefer), text="summary")
     parser.add_argument(
         "--source", type=Path, nargs="+", required=True, metavar="DIR", help="folders with images, reports (or their .zip) and tables"
     )
+    parser.add_argument("--prefer", choices=("jpg", "dicom"), default="jpg", help="which images, where both are there (default: jpg)")
     _add_common(parser, view="frontal")
     _add_summary(parser)
 

@@ -13,7 +13,7 @@ IMAGE_PLACEHOLDER = "<ImageHere>"
 IMAGE_BLOCK = f"<Img>{IMAGE_PLACEHOLDER}</Img>"
 
 _MARKUP = re.compile(r"#{2,}|<\s*/?\s*(?:ImageHere|Img|s|unk|pad)\s*/?\s*>", re.IGNORECASE)
-_ROLE_TAG = re.compile(r"\b(Patient|Doctor)(?:\s*:)+")
+_ROLE_TAG = re.compile(r"(Patient|Doctor)(?:\s*:)+")
 
 
 def load_prompts(path: str | Path, template: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from xraygpt.evaluation.finding_rules import OBSERVATIONS
 from xraygpt.evaluation.findings import FINDINGS, Finding, read_findings
-from xraygpt.evaluation.labels import SCORED_FINDINGS, findings_present, label_findings, label_report
+from xraygpt.evaluation.labels import SCORED_FINDINGS, findings_present, label_findings, label_report, read_statuses
 from xraygpt.evaluation.report_files import References, load_references, load_reports
 from xraygpt.evaluation.report_html import Case, write_report_page
 from xraygpt.evaluation.scorecard import Scorecard, format_markdown, format_table, score_findings, true_findings
@@ -23,6 +23,7 @@ __all__ = [
     "load_references",
     "load_reports",
     "read_findings",
+    "read_statuses",
     "score_findings",
     "true_findings",
     "write_report_page",

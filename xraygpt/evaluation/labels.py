@@ -37,6 +37,14 @@ def label_findings(text: str) -> dict[str, int | None]:
     return _labels(FINDINGS, [(item.finding, item.status) for item in read_findings(text)])
 
 
+def read_statuses(text: str) -> dict[str, str]:
+    """What a text says of each finding of the finer list that it mentions: "present", else "uncertain", else "absent"."""
+    statuses: dict[str, str] = {}
+    for item in read_findings(text):
+        statuses[item.finding] = min(item.status, statuses.get(item.finding, "absent"), key=list(_LABELS).index)
+    return statuses
+
+
 def findings_present(text: str) -> dict[str, Finding]:
     """The scored findings that `text` states as present (uncertain ones are not), one entry each, by `SCORED_FINDINGS` name.
 

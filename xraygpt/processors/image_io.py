@@ -78,7 +78,7 @@ def open_image(source: Path | str | BinaryIO, *, min_side: int | None = None, di
         DataError: the file is missing, empty, damaged, too large, no image, or an image that is no single radiograph.
     """
     name = str(getattr(source, "name", "the image stream")) if hasattr(source, "read") else str(source)
-    content = _read(source, name)
+    content = read_content(source, name)
     signature = content[:_SIGNATURE_BYTES]
     if not content:
         raise DataError(f"{name}: the file is empty.")
@@ -89,7 +89,12 @@ def open_image(source: Path | str | BinaryIO, *, min_side: int | None = None, di
     return _decode(content, name, min_side)
 
 
-def _read(source: Path | str | BinaryIO, name: str) -> bytes:
+def read_content(source: Path | str | BinaryIO, name: str) -> bytes:
+    """Read an image file, or a stream of one, whole; `name` is what to call it in an error.
+
+    Raises:
+        DataError: it is missing, no regular file, cannot be read, or is larger than `MAX_FILE_BYTES`.
+    """
     try:
         if isinstance(source, str | Path):
             status = Path(source).stat()

@@ -150,9 +150,10 @@ def test_what_cannot_be_read_is_named(place: Place, tmp_path: Path, content: byt
     results = place(bad, good)
     assert isinstance(results["bad"], Unreadable)
     assert results["bad"].message.startswith(f"{bad}: ")
-    assert pytest.raises(DataError, place, bad, good, stop_at_error=True).match(reason)
     assert isinstance(results["good"], PlacedImage)
     assert [path.name for path in (tmp_path / "out/image").iterdir()] == ["good.png"]
+    with pytest.raises(DataError, match=reason):
+        place(bad, good, stop_at_error=True)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
@@ -166,7 +167,7 @@ def test_a_folder_or_a_pipe_is_no_image(place: Place, tmp_path: Path) -> None:
     (tmp_path / "source/folder.png").mkdir(parents=True)
     os.mkfifo(tmp_path / "source/pipe.png")
     results = place(tmp_path / "source/folder.png", tmp_path / "source/pipe.png")
-    assert {result.message.split(": ")[1] for result in results.values()} == {"this is no file."}
+    assert {result.message.split(": ")[1] for result in results.values()} == {"a directory, pipe or device, not an image file."}
 
 
 def test_processes_change_nothing(place: Place, tmp_path: Path) -> None:

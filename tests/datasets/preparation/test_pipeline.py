@@ -1,6 +1,7 @@
 """From a source to a prepared folder, whatever the source."""
 
 import csv
+import dataclasses
 import json
 import logging
 from collections.abc import Callable
@@ -204,11 +205,7 @@ def test_a_burned_in_annotation_is_noted(run: Run, source: Path, monkeypatch: py
     real = pipeline.place_images
 
     def flagged(*args: Any, **kwargs: Any) -> Any:
-        results = real(*args, **kwargs)
-        return {
-            key: type(value)(**{name: getattr(value, name) for name in value.__slots__} | {"burned_in": True})
-            for key, value in results.items()
-        }
+        return {key: dataclasses.replace(result, burned_in=True) for key, result in real(*args, **kwargs).items()}
 
     monkeypatch.setattr(pipeline, "place_images", flagged)
     with caplog.at_level(logging.WARNING):

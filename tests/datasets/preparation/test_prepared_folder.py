@@ -80,7 +80,7 @@ def test_a_prepared_folder_is_replaced_only_when_asked_and_only_by_a_complete_on
     with unfinished_folder(out, KEY, overwrite=False) as folder:
         finish(folder)
     (out / "old").touch()
-    with pytest.raises(DataError, match="exists already.*--overwrite"), unfinished_folder(out, KEY, overwrite=False):
+    with pytest.raises(DataError, match=r"exists already.*--overwrite"), unfinished_folder(out, KEY, overwrite=False):
         raise AssertionError
     fail(out, DataError("x"), overwrite=True)
     assert (out / "old").exists()

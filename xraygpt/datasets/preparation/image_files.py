@@ -31,8 +31,8 @@ from tqdm import tqdm
 
 from xraygpt.common.errors import DataError
 from xraygpt.datasets.preparation.study import StudyImage
-from xraygpt.processors.dicom_io import DicomOptions, is_dicom
-from xraygpt.processors.image_io import open_image
+from xraygpt.processors.dicom_io import BURNED_IN_ANNOTATION, DicomOptions, is_dicom
+from xraygpt.processors.image_io import open_image, read_content
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 FORMATS = ("jpeg", "png")
@@ -220,13 +220,8 @@ def _place_chunk(images: Sequence[StudyImage], *, folder: Path, options: ImageOp
 
 def _place(image: StudyImage, folder: Path, options: ImageOptions, link: bool) -> Result:
     try:
+        content = read_content(image.path, str(image.path))
         changed = image.path.stat().st_mtime_ns
-        content = image.path.read_bytes() if image.path.is_file() else None
-    except OSError as error:
-        return Unreadable(image.image_id, f"{image.path}: cannot be read ({error.strerror or error}).")
-    if content is None:
-        return Unreadable(image.image_id, f"{image.path}: this is no file.")
-    try:
         suffix, written, burned_in = _prepare(content, image.path, options)
     except DataError as error:
         return Unreadable(image.image_id, str(error))
@@ -256,7 +251,7 @@ def _prepare(content: bytes, path: Path, options: ImageOptions) -> tuple[str, by
     if not is_large and not is_dicom(content[:132]):
         suffix = {".jpg": ".jpg", ".jpeg": ".jpg"}.get(path.suffix.lower(), ".png")
         return suffix, content, False
-    burned_in = bool(image.info.get("burned_in_annotation"))
+    burned_in = bool(image.info.get(BURNED_IN_ANNOTATION))
     if is_large:
         scale = options.resize / min(image.size)
         image = image.resize(tuple(max(1, round(side * scale)) for side in image.size), Image.Resampling.BICUBIC)  # type: ignore[arg-type]
@@ -265,7 +260,6 @@ def _prepare(content: bytes, path: Path, options: ImageOptions) -> tuple[str, by
 
 def _encode(image: Image.Image, image_format: str) -> tuple[str, bytes]:
     buffer = BytesIO()
-    image.info.clear()  # nothing but pixels is written
     if image_format == "png":
         image.save(buffer, "PNG")
         return ".png", buffer.getvalue()

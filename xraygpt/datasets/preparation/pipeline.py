@@ -7,7 +7,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def _rewriter_content(options: RewriteOptions) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """A study that is kept, its text, and its images of the wanted views."""
+    """A study that is kept, its text, and its images of the wanted views. Only a rewriter still needs the report itself."""
 
     study: Study
     caption: str
@@ -133,7 +133,7 @@ def _choose(source: Source, options: PrepareOptions, account: Account) -> Iterat
             account.drop(reason, kind="report", id=study.study_id, where=study.where)
             continue
         if images := tuple(_of_wanted_view(study.images, options.views, account)):
-            yield _Chosen(study, caption, images)
+            yield _Chosen(study if options.rewriter else replace(study, findings="", impression="", text=""), caption, images)
 
 
 def _unwanted_views(views: Sequence[str]) -> list[str]:
