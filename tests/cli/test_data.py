@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xraygpt.cli.data import read_statuses
 from xraygpt.cli.main import main
 from xraygpt.common.files import write_json
 
@@ -130,19 +129,6 @@ def test_the_originals_layout_and_images_alone(tmp_path: Path, capsys: pytest.Ca
 def test_wrong_options_are_explained(options: tuple[str, ...], message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert show(folder, *options) == 1
     assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("text", "statuses"),
-    [
-        ("", {}),
-        ("No effusion. Small left effusion.", {"pleural_effusion": "present"}),
-        ("Possible edema. No edema.", {"edema": "uncertain"}),
-        ("There is a nodule. No pneumothorax.", {"nodule": "present", "pneumothorax": "absent"}),
-    ],
-)
-def test_the_strongest_statement_counts(text: str, statuses: dict[str, str]) -> None:
-    assert read_statuses(text) == statuses
 
 
 def test_real_data(test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

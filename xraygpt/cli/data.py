@@ -18,7 +18,7 @@ from xraygpt.datasets.preparation.folder_summary import (
     summarize,
     summary_rows,
 )
-from xraygpt.evaluation import FINDINGS, read_findings
+from xraygpt.evaluation import FINDINGS, read_statuses
 from xraygpt.evaluation.report_html import NOTICE
 
 BAR_WIDTH = 40  # characters of the histogram's longest bar
@@ -75,14 +75,6 @@ def _details(args: argparse.Namespace, origin: str) -> dict[str, str]:
     return {"Folder": str(args.folder), **made, "Split": args.split or "all", "Identical images found by": origin}
 
 
-def read_statuses(text: str) -> dict[str, str]:
-    """Finding → the strongest that a report says of it: "present", else "uncertain", else "absent"."""
-    statuses: dict[str, str] = {}
-    for item in read_findings(text):
-        statuses[item.finding] = min(item.status, statuses.get(item.finding, "absent"), key=STATUSES.index)
-    return statuses
-
-
 def format_summary(summary: FolderSummary) -> str:
     """The numbers as text: single ones, splits, lengths, findings."""
     lines = [f"{what:<24}{value}" for what, value in summary_rows(summary)]
@@ -121,9 +113,11 @@ def _finding_lines(findings: FindingCounts) -> list[str]:
     sample = f" drawn at random from {findings.studies_with_text:,}" if findings.studies_read < findings.studies_with_text else ""
     lines = [
         f"findings that the texts of {findings.studies_read:,} studies{sample} state",
-        f"{'':<20}" + "".join(f"{status:>18}" for status in STATUSES),
+        f"{'':<26}" + "".join(f"{status:>18}" for status in STATUSES),
     ]
     for finding, counts in findings.counts.items():
         numbers = "".join(f"{counts[status]:>9,} ({counts[status] / findings.studies_read:6.1%})" for status in STATUSES)
-        lines.append(f"{finding.replace('_', ' '):<20}{numbers}")
+        lines.append(f"{finding.replace('_', ' '):<26}{numbers}")
+    if findings.unmentioned:
+        lines.append(f"mentioned by none: {', '.join(findings.unmentioned).replace('_', ' ')}")
     return lines

@@ -3,6 +3,7 @@
     base_processor    what every processor is
     blip_processors   image: blip2_image_train, blip2_image_eval; text: blip_caption, report_text
     image_io          open_image: the one place that opens an image file (PNG, JPEG; DICOM through dicom_io)
+    dicom_*           io: what is accepted; header: the elements that are read; pixels: decoding; display: stored values → grey
 
 Importing this package registers them. `load_processor` builds one from its name and its part of the YAML.
 """

@@ -108,6 +108,17 @@ def test_findings_are_counted_once_a_study() -> None:
         "edema": {"present": 1, "uncertain": 0, "absent": 1},
         "nodule": {"present": 0, "uncertain": 1, "absent": 0},
     }
+    assert findings.unmentioned == ()
+
+
+def test_findings_are_listed_by_how_often_they_are_present() -> None:
+    statuses = {"N.": {"nodule": "present"}, "M.": {"nodule": "present", "edema": "absent"}, "": {}}
+    findings = summary_of(*(sample(text, text) for text in ("N.", "M.")), read_statuses=statuses.__getitem__).findings
+    assert findings is not None
+    assert list(findings.counts) == ["nodule", "edema"]
+    silent = summary_of(sample("a", ""), read_statuses=statuses.__getitem__).findings
+    assert silent is not None
+    assert (silent.counts, silent.unmentioned) == ({}, ("edema", "nodule"))
 
 
 def test_findings_of_many_studies_are_read_in_a_sample_that_depends_on_the_seed() -> None:

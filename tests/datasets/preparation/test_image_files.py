@@ -216,6 +216,22 @@ def test_options_that_cannot_work(options: dict[str, Any], reason: str) -> None:
         ImageOptions(**options)
 
 
+def test_a_file_gets_the_suffix_of_its_content(place: Place, tmp_path: Path) -> None:
+    for suffix in (".jpg", ".png"):
+        write_noise(tmp_path / f"source/{suffix[1:]}{suffix}", seed=0).rename(tmp_path / f"source/{suffix[1:]}")
+    placed = place(tmp_path / "source/jpg", tmp_path / "source/png")
+    assert {image.name for image in placed.values()} == {"jpg.jpg", "png.png"}
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match="the folder cannot be listed"):
+        list(walk_files(tmp_path))
+
+
 def test_walking_enters_each_folder_once(tmp_path: Path) -> None:
     write_noise(tmp_path / "b/2.png", seed=0)
     write_noise(tmp_path / "a/1.png", seed=0)

@@ -81,12 +81,14 @@ class FindingCounts:
     Attributes:
         studies_read: studies whose texts were read.
         studies_with_text: studies that have a text; more than were read if only a sample was.
-        counts: finding → {status: studies}.
+        counts: finding → {status: studies} of each that a text mentions, most often present first.
+        unmentioned: the other findings.
     """
 
     studies_read: int
     studies_with_text: int
     counts: dict[str, dict[str, int]]
+    unmentioned: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +169,7 @@ def summarize(
     Args:
         samples: those to count.
         read_statuses: the reader of findings.
-        findings: the findings to list, whether or not a text mentions them.
+        findings: all that it can find.
         max_studies_read: if more studies than these have a text, findings are read in a random sample of so many.
         seed: of that sample.
     """
@@ -254,4 +256,10 @@ def _count_findings(
     for of_study in texts:
         for finding, status in read_statuses("\n\n".join(of_study)).items():
             counts[finding][status] += 1
-    return FindingCounts(studies_read=len(texts), studies_with_text=num_studies, counts=counts)
+    mentioned = sorted((finding for finding in findings if any(counts[finding].values())), key=lambda f: -counts[f]["present"])
+    return FindingCounts(
+        studies_read=len(texts),
+        studies_with_text=num_studies,
+        counts={finding: counts[finding] for finding in mentioned},
+        unmentioned=tuple(finding for finding in findings if finding not in mentioned),
+    )

@@ -43,6 +43,7 @@ VERIFY_SIDE = 64
 
 _JOURNAL = "images.jsonl"
 _WRITING = ".writing"
+_JPEG_START = b"\xff\xd8"
 _CHUNK = 8  # images a task: large enough that the queue costs nothing, small enough that little is lost by an interruption
 
 logger = logging.getLogger(__name__)
@@ -146,9 +147,17 @@ def place_images(
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
-    """All files in a folder and below it, sorted, without hidden ones. Links to folders are followed, each folder is entered once."""
+    """All files in a folder and below it, sorted, without hidden ones. Links to folders are followed, each folder is entered once.
+
+    Raises:
+        DataError: a folder cannot be listed: what is in it would be missing without a word.
+    """
+
+    def unreadable(error: OSError) -> None:
+        raise DataError(f"{error.filename}: the folder cannot be listed ({error.strerror}).") from error
+
     entered: set[tuple[int, int]] = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder, followlinks=True, onerror=unreadable):
         status = os.stat(root)
         if (status.st_dev, status.st_ino) in entered:  # a link that leads back
             folders.clear()
@@ -249,8 +258,7 @@ def _prepare(content: bytes, path: Path, options: ImageOptions) -> tuple[str, by
     image = open_image(stream, min_side=min_side, dicom=dicom)
     is_large = options.resize and min(image.size) > options.resize
     if not is_large and not is_dicom(content[:132]):
-        suffix = {".jpg": ".jpg", ".jpeg": ".jpg"}.get(path.suffix.lower(), ".png")
-        return suffix, content, False
+        return ".jpg" if content.startswith(_JPEG_START) else ".png", content, False
     burned_in = bool(image.info.get(BURNED_IN_ANNOTATION))
     if is_large:
         scale = options.resize / min(image.size)

@@ -5,6 +5,7 @@ studies → one text each → images of the wanted views → (rewriting) → ima
 
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -180,7 +181,7 @@ def _place(chosen: Sequence[_Chosen], folder: Path, options: PrepareOptions, acc
         if image.image_id in images:
             other = images[image.image_id].where
             account.problem("image named twice", f"{image.where}: the image {image.image_id!r} stands in {other} already.", **about)
-        elif not image.path.exists():
+        elif not os.path.exists(image.path):  # False, too, where a folder above may not be entered
             account.problem("images missing", f"{image.where or image.image_id}: there is no image {image.path}.", **about)
         else:
             images[image.image_id] = image
