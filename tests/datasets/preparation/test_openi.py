@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.datasets.preparation.chat_server import Reply, chat_server
 from xraygpt import __version__
 from xraygpt.cli.main import main
 from xraygpt.common.errors import DataError
@@ -298,3 +299,25 @@ def test_real_data_give_the_same_text_in_both_layouts(test_data: Path, tmp_path:
     assert all(xml[name] == table[name] for name in xml.keys() & table.keys())
     marks = ("XXXX", " ,", " .", "..", ",,", "  ")
     assert not [row["caption"] for row in xml.values() if any(mark in row["caption"] for mark in marks)]
+
+
+def test_a_rewriter_writes_the_texts_that_pass_the_audit(source: Path, tmp_path: Path) -> None:
+    """The shared report is rewritten faithfully, that of CXR2 with a finding that is not its own."""
+    write_report(source, "CXR2", impression="No acute cardiopulmonary disease.", images=("CXR2_1",))
+    faithful = "Heart size normal. Lungs clear, no pleural effusion. No acute disease."
+
+    def answer(request: dict[str, Any]) -> Reply:
+        is_other = "cardiopulmonary" in request["messages"][-1]["content"]
+        return Reply(text=f"{CAPTION} There is a large pneumothorax." if is_other else faithful)
+
+    with chat_server(answer) as server:
+        model = ["--rewriter", "openai", "--base-url", server.base_url, "--model", "m"]
+        assert main(["prepare", "openi", "--source", str(source), "--workers", "1", *model, "--out", str(tmp_path / "out")]) == 0
+    captions = {row["image_id"]: row["caption"] for row in annotations(tmp_path / "out")}
+    assert captions["CXR1_1"] == captions["CXR3_1"] == faithful
+    assert "pneumothorax" not in captions["CXR2_1"] and "cardiopulmonary" in captions["CXR2_1"]
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    rejected = [name for name, number in manifest["counts"].items() if name.startswith("rejected") and number]
+    assert (manifest["counts"]["rewritten"], len(rejected)) == (3, 1)
+    assert manifest["options"]["rewriter"]["model"] == "m"
+    assert (tmp_path / "out.rewrites.sqlite").exists()
