@@ -69,9 +69,8 @@ def run(args: argparse.Namespace) -> int:
 def _details(args: argparse.Namespace, origin: str) -> dict[str, str]:
     """What the page shows, for its head."""
     manifest = read_manifest(args.folder)
-    made = {
-        label: str(manifest[key]) for label, key in (("Data set", "dataset"), ("Prepared by xraygpt", "xraygpt_version")) if key in manifest
-    }
+    known = {"Data set": manifest.get("dataset"), "Fingerprint": manifest.get("fingerprint")}
+    made = {label: str(value) for label, value in known.items() if value}
     return {"Folder": str(args.folder), **made, "Split": args.split or "all", "Identical images found by": origin}
 
 
@@ -113,11 +112,11 @@ def _finding_lines(findings: FindingCounts) -> list[str]:
     sample = f" drawn at random from {findings.studies_with_text:,}" if findings.studies_read < findings.studies_with_text else ""
     lines = [
         f"findings that the texts of {findings.studies_read:,} studies{sample} state",
-        f"{'':<26}" + "".join(f"{status:>18}" for status in STATUSES),
+        f"{'':<28}" + "".join(f"{status:>18}" for status in STATUSES),
     ]
     for finding, counts in findings.counts.items():
         numbers = "".join(f"{counts[status]:>9,} ({counts[status] / findings.studies_read:6.1%})" for status in STATUSES)
-        lines.append(f"{finding.replace('_', ' '):<26}{numbers}")
+        lines.append(f"{finding.replace('_', ' '):<28}{numbers}")
     if findings.unmentioned:
         lines.append(f"mentioned by none: {', '.join(findings.unmentioned).replace('_', ' ')}")
     return lines
