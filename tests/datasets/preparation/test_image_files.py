@@ -83,7 +83,7 @@ def test_without_hard_links_it_is_copied(place: Place, tmp_path: Path, monkeypat
 def test_copies_that_cannot_fit_are_refused_before_the_first(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_files, "_can_link", lambda *args: False)
     monkeypatch.setattr(image_files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
-    with pytest.raises(DataError, match=r"the images need 0\.0 GB, 0\.0 GB are free.*--resize 512"):
+    with pytest.raises(DataError, match=r"the images need 0\.0 MB, 0\.0 MB are free.*--resize 512"):
         place(write_noise(tmp_path / "source/a.png", seed=0))
     assert not list((tmp_path / "out/image").iterdir())
 

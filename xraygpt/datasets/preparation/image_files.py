@@ -203,7 +203,7 @@ def _require_space(images: Sequence[StudyImage], folder: Path, options: ImageOpt
     needed, free = sum(image.path.stat().st_size for image in images), shutil.disk_usage(folder).free
     if needed > free:
         raise DataError(
-            f"{folder.parent}: the images need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free. Hard links to the source are not "
+            f"{folder.parent}: the images need {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free. Hard links to the source are not "
             "possible from there. Choose an --out on the source's file system, or write smaller copies with --resize 512."
         )
     logger.info("Images are copied (%.1f GB): hard links to the source are not possible from %s.", needed / 1e9, folder.parent)
@@ -290,7 +290,7 @@ def _write(target: Path, content: bytes, source: Path, *, folder: Path, link: bo
     except OSError as error:
         free = shutil.disk_usage(folder).free
         raise DataError(
-            f"{target}: cannot be written ({error.strerror}; {free / 1e9:.2f} GB are free). "
+            f"{target}: cannot be written ({error.strerror}; {free / 1e6:,.1f} MB are free). "
             "What is finished is kept: make room, and the same command goes on from there."
         ) from error
 
