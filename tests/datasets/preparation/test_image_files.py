@@ -17,7 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from tests.datasets.preparation.made_source import write_noise
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import sha256_file
-from xraygpt.datasets.preparation import image_files
+from xraygpt.datasets.preparation import disk_space, image_files
 from xraygpt.datasets.preparation.image_files import ImageOptions, PlacedImage, Unreadable, place_images, walk_files
 from xraygpt.datasets.preparation.study import StudyImage
 
@@ -82,8 +82,8 @@ def test_without_hard_links_it_is_copied(place: Place, tmp_path: Path, monkeypat
 
 def test_copies_that_cannot_fit_are_refused_before_the_first(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_files, "_can_link", lambda *args: False)
-    monkeypatch.setattr(image_files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
-    with pytest.raises(DataError, match=r"the images need 0\.0 MB, 0\.0 MB are free.*--resize 512"):
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
+    with pytest.raises(DataError, match=r"bytes are needed for copies.*--resize 512.*100 are free"):
         place(write_noise(tmp_path / "source/a.png", seed=0))
     assert not list((tmp_path / "out/image").iterdir())
 

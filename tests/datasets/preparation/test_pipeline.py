@@ -184,6 +184,15 @@ def test_interrupted_and_continued_is_the_same_as_uninterrupted(
     assert (tmp_path / "out/manifest.json").read_bytes() == (tmp_path / "whole/manifest.json").read_bytes()
 
 
+def test_what_other_options_left_is_not_in_the_result(run: Run, source: Path, tmp_path: Path) -> None:
+    studies = [make_study(source, 1, subject_id="p"), make_study(source, 2, view="lateral", subject_id="p", split="test")]
+    with pytest.raises(DataError, match="more than one split"):
+        run(*studies)
+    assert len(list((tmp_path / ".out.unfinished/image").iterdir())) == 2
+    run(*studies, views=("frontal",))
+    assert [path.name for path in (tmp_path / "out/image").iterdir()] == ["s1-0.png"]
+
+
 def test_images_alone_have_no_text_and_no_split(run: Run, source: Path, tmp_path: Path) -> None:
     manifest = run(make_study(source, 1), text="none")
     assert annotations(tmp_path / "out") == [{"image_id": "s1-0", "study_id": "s1", "view": "frontal"}]

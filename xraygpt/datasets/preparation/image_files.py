@@ -15,7 +15,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -30,6 +30,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from xraygpt.common.errors import DataError
+from xraygpt.datasets.preparation.disk_space import require_space
 from xraygpt.datasets.preparation.study import StudyImage
 from xraygpt.processors.dicom_io import BURNED_IN_ANNOTATION, DicomOptions, is_dicom
 from xraygpt.processors.image_io import open_image, read_content
@@ -167,10 +168,23 @@ def walk_files(folder: Path) -> Iterator[Path]:
         yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
 
 
-def forget_journal(folder: Path) -> None:
-    """Remove what only an unfinished folder needs."""
+def keep_only(folder: Path, names: Collection[str]) -> None:
+    """Remove what only an unfinished folder needs, and every image but those named: a preparation with other options may have left some.
+
+    Args:
+        folder: the unfinished folder.
+        names: files below `folder/image`, as `PlacedImage.name`.
+    """
     (folder / _JOURNAL).unlink(missing_ok=True)
     shutil.rmtree(folder / _WRITING, ignore_errors=True)
+    images = folder / "image"
+    for root, _, files in os.walk(images, topdown=False):
+        for file in files:
+            path = Path(root, file)
+            if path.relative_to(images).as_posix() not in names:
+                path.unlink()
+        if not os.listdir(root):
+            os.rmdir(root)
 
 
 def _read_journal(folder: Path, images: Iterable[StudyImage]) -> Iterator[tuple[str, PlacedImage]]:
@@ -200,13 +214,11 @@ def _require_space(images: Sequence[StudyImage], folder: Path, options: ImageOpt
     """Whether files must be copied because hard links to the source are not possible; DataError if the copies cannot fit."""
     if not images or options.resize or _can_link(images[0].path, folder):
         return False
-    needed, free = sum(image.path.stat().st_size for image in images), shutil.disk_usage(folder).free
-    if needed > free:
-        raise DataError(
-            f"{folder.parent}: the images need {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free. Hard links to the source are not "
-            "possible from there. Choose an --out on the source's file system, or write smaller copies with --resize 512."
-        )
-    logger.info("Images are copied (%.1f GB): hard links to the source are not possible from %s.", needed / 1e9, folder.parent)
+    needed = sum(image.path.stat().st_size for image in images)
+    require_space(
+        folder, needed, "for copies, because hard links to the source are not possible from there (--resize 512 writes smaller ones)"
+    )
+    logger.info("Images are copied (%s bytes): hard links to the source are not possible from %s.", f"{needed:,}", folder.parent)
     return True
 
 

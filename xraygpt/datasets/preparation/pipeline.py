@@ -17,7 +17,7 @@ from xraygpt.common.errors import DataError
 from xraygpt.common.files import write_text
 from xraygpt.datasets.preparation.account import Account
 from xraygpt.datasets.preparation.datasheet import datasheet
-from xraygpt.datasets.preparation.image_files import ImageOptions, PlacedImage, forget_journal, num_cores, place_images
+from xraygpt.datasets.preparation.image_files import ImageOptions, PlacedImage, keep_only, num_cores, place_images
 from xraygpt.datasets.preparation.prepared_folder import (
     DATASHEET_NAME,
     DROPPED_NAME,
@@ -113,7 +113,7 @@ def prepare(source: Source, options: PrepareOptions, *, read_statuses: ReadStatu
         if not annotations:
             raise DataError(_nothing_left(source, account))
         require_no_leakage(annotations, source.name)
-        forget_journal(folder)
+        keep_only(folder, {image.name for image in placed.values()})
         write_annotations(folder, annotations)
         return _write_account(folder, annotations, placed, source, options, account)
 
@@ -201,7 +201,6 @@ def _place(chosen: Sequence[_Chosen], folder: Path, options: PrepareOptions, acc
         if first.setdefault(result.sha256, image_id) != image_id:
             reason = f"{image.path}: the same file as the image {first[result.sha256]!r}."
             account.problem("copies of another image", reason, kind="image", id=image_id, where=image.where)
-            (folder / "image" / result.name).unlink(missing_ok=True)
         else:
             placed[image_id] = result
     return placed
