@@ -1,4 +1,4 @@
-# make quickstart   install, then phantoms → two training stages → reports → scores, on a CPU in minutes
+# make quickstart   install, then phantoms → two training stages → reports and scores, on a CPU in minutes
 # make test         the tests               make check   lint, format, types
 # make bench        the benchmarks          make install PYTHON=python3.12   the environment alone, in .venv
 
@@ -8,13 +8,14 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 PHANTOM := data/phantom
 OUT := output/quickstart
+RESULT := $(OUT)/evaluation/test
 
 .PHONY: quickstart test check bench install
 
-quickstart: $(OUT)/scores/report.html
+quickstart: $(RESULT)/report.html
 	@echo
 	@echo "The scores:          $<"
-	@echo "The reports:         $(OUT)/reports.jsonl"
+	@echo "The reports:         $(RESULT)/predictions.jsonl"
 	@echo "Talk to the model:   .venv/bin/python demo.py --cfg-path eval_configs/quickstart.yaml --cli --image $$(ls $(PHANTOM)/openi/image/*.png | head -n 1)"
 
 test: .venv/.installed
@@ -51,8 +52,5 @@ $(OUT)/stage2/summary.json: train_configs/quickstart_stage2.yaml $(OUT)/stage1/s
 	@[ ! -e $@ ] || rm -r $(@D)
 	python train.py --cfg-path $<
 
-$(OUT)/reports.jsonl: eval_configs/quickstart.yaml $(OUT)/stage2/summary.json
-	xraygpt generate --cfg-path $< --images $(PHANTOM)/openi --split test --batch-size 50 --out $@ --overwrite
-
-$(OUT)/scores/report.html: $(OUT)/reports.jsonl
-	xraygpt score --predictions $< --references $(PHANTOM)/openi --split test --out $(@D)
+$(RESULT)/report.html: eval_configs/quickstart.yaml $(OUT)/stage2/summary.json
+	xraygpt evaluate --cfg-path $<

@@ -14,6 +14,7 @@ REQUIREMENTS = [
     "filelock>=4.1,<5",
     "jinja2>=3.1,<4",
     "matplotlib>=3.10,<4",
+    "nltk>=3.9,<4",  # METEOR
     "numpy>=2.2,<3",
     "omegaconf>=2.4,<3",
     "pillow>=12.3,<13",
@@ -22,6 +23,8 @@ REQUIREMENTS = [
     "pylibjpeg>=2.1,<3",
     "pylibjpeg-openjpeg>=2.5,<3",  # JPEG 2000 in DICOM files
     "pyyaml>=6.0,<7",
+    "rapidfuzz>=3.14,<4",  # longest common subsequences, for ROUGE-L
+    "sacrebleu>=2.6,<3",
     "safetensors>=0.8,<1",
     "scipy>=1.15,<2",
     "sentencepiece>=0.2,<1",
@@ -33,27 +36,36 @@ REQUIREMENTS = [
     "transformers>=5.20,<6",
 ]
 
+BERTSCORE = ["bert-score>=0.3.13,<1"]
 GDCM = ["python-gdcm>=3.2,<4"]  # JPEG Lossless, and every other JPEG, in DICOM files
 PARQUET = ["pyarrow>=24,<27"]  # own tables in Parquet files
+RADGRAPH = ["radgraph>=0.1.18,<0.2"]
 REWRITE = ["openai>=3.57,<4"]  # a language model that rewrites summaries
 
 EXTRAS = {
+    "bertscore": BERTSCORE,
     "dev": [
+        *BERTSCORE,
         *GDCM,
         "hypothesis>=6.168,<7",
         "mypy>=2.4,<3",
         *PARQUET,
         "pre-commit>=4.6,<5",
+        "pycocoevalcap>=1.2,<2",  # the metrics are tested against it and rouge-score
         "pytest>=9.2,<10",
         "pytest-cov>=7.1,<8",
         "pytest-xdist>=3.8,<4",
+        *RADGRAPH,
         *REWRITE,
+        "rouge-score>=0.1.2,<1",
         "ruff>=0.17,<0.18",  # a minor release of ruff may change the format
+        "scikit-learn>=1.7,<2",
         "types-PyYAML>=6.0,<7",
     ],
     "gdcm": GDCM,
     "parquet": PARQUET,
     "quant": ["bitsandbytes>=0.50,<1"],
+    "radgraph": RADGRAPH,
     "rewrite": REWRITE,
     "tensorboard": ["tensorboard>=2.21,<3"],
 }

@@ -66,5 +66,5 @@ def test_refuses_to_overwrite_the_reports(reports: Path, capsys: pytest.CaptureF
 def test_a_bad_file_leaves_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "reports.jsonl").write_text('{"id": "a"}\n', encoding="utf-8")
     assert main(["label", "--reports", str(tmp_path / "reports.jsonl"), "--out", str(tmp_path / "labels.csv")]) == 1
-    assert "the field 'report' is missing" in capsys.readouterr().err
+    assert "no field 'report'" in capsys.readouterr().err
     assert not (tmp_path / "labels.csv").exists()

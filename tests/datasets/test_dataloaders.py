@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
 from xraygpt.datasets.data_utils import Draw, prepare_sample
-from xraygpt.datasets.dataloaders import MIX_BLOCK, StatelessBatchSampler, StatelessOrder, build_eval_loader, build_train_iterator
+from xraygpt.datasets.dataloaders import (
+    MIX_BLOCK,
+    StatelessBatchSampler,
+    StatelessOrder,
+    build_eval_loader,
+    build_train_iterator,
+    evenly_spaced,
+    in_turns,
+    split_into_batches,
+)
 
 PER_UPDATE = 12
 """Samples of one update over all ranks."""
@@ -131,16 +140,27 @@ def test_the_sampler_is_endless() -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 16])
-def test_evaluation_takes_every_sample_once(world_size: int) -> None:
+def test_evaluation_has_the_same_batches_on_any_number_of_ranks(world_size: int) -> None:
     datasets = [Numbers(0, 7), Numbers(1, 4)]
+    batches = split_into_batches(range(11), 2)
     loaders = [
-        build_eval_loader(datasets, batch_size=2, num_workers=0, rank=rank, world_size=world_size, pin_memory=False)
-        for rank in range(world_size)
+        build_eval_loader(datasets, batches=batches[rank::world_size], num_workers=0, pin_memory=False) for rank in range(world_size)
     ]
-    found = [row[:2] for loader in loaders for batch in loader for row in rows(batch)]
-    assert sorted(found) == [(0, i) for i in range(7)] + [(1, i) for i in range(4)]
-    if world_size == 1:
-        assert found == sorted(found)
+    found = in_turns([[[row[:2] for row in rows(batch)] for batch in loader] for loader in loaders])
+    samples = [(0, i) for i in range(7)] + [(1, i) for i in range(4)]
+    assert found == [samples[start : start + 2] for start in range(0, 11, 2)]
+
+
+def test_evaluation_of_nothing_left() -> None:
+    assert list(build_eval_loader([Numbers(0, 7)], batches=[], num_workers=0, pin_memory=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("total", "count", "expected"),
+    [(10, 3, [0, 3, 6]), (4, 4, [0, 1, 2, 3]), (3, 5, [0, 1, 2]), (5, 0, []), (0, 3, []), (7, 2, [0, 3])],
+)
+def test_evenly_spaced(total: int, count: int, expected: list[int]) -> None:
+    assert evenly_spaced(total, count) == expected
 
 
 def test_a_batch_stays_where_it_is_without_cuda() -> None:

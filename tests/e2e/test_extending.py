@@ -1,6 +1,7 @@
-"""The recipes of CONTRIBUTING: a user's own dataset, processor, model, task and schedule, by name, without an edit of the package."""
+"""The recipes of CONTRIBUTING: own dataset, processor, model, task, schedule and metric, by name, without an edit of the package."""
 
 import importlib
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.e2e.tiny_run import arguments, read_log, run_training, trace
+from xraygpt.cli.main import main
 from xraygpt.common.config import Config
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.registry import KINDS, registry
+from xraygpt.evaluation import metric
 
 PLUGIN = '''
 """Everything that a user may add, at its smallest."""
@@ -28,6 +31,7 @@ from xraygpt.common.optims import LRScheduler
 from xraygpt.common.registry import registry
 from xraygpt.datasets.builders import BaseDatasetBuilder, ProcessorConfigs
 from xraygpt.datasets.data_utils import Draw
+from xraygpt.evaluation import Corpus, Metric, mean_formula, register_metrics, with_count
 from xraygpt.models import BaseModel
 from xraygpt.processors import BaseProcessor
 from xraygpt.tasks import BaseTask
@@ -107,6 +111,12 @@ class Regression(BaseTask):
 class Halving(LRScheduler):
     def decayed(self, t: int) -> float:
         return self.init_lr * 0.5**t
+
+
+@register_metrics("toy", keys=["toy_question_share"])
+def questions(corpus: Corpus) -> list[Metric]:
+    asked = [float("?" in report) for report in corpus.predictions]
+    return [Metric("toy_question_share", "toy_question_share", "questions", "clinical", None, with_count(asked), mean_formula)]
 '''
 
 CONFIG = {
@@ -138,6 +148,7 @@ def toy_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for kind in KINDS:
         table = f"{kind}_name_mapping"
         monkeypatch.setitem(registry.mapping, table, dict(registry.mapping[table]))
+    monkeypatch.setattr(metric, "_FAMILIES", dict(metric._FAMILIES))
     yield tmp_path / "toy.yaml"
     sys.modules.pop("toy_plugin", None)
 
@@ -181,3 +192,14 @@ def test_without_the_import_the_names_are_unknown(toy_run: Path) -> None:
 def test_a_module_that_is_not_there(toy_run: Path) -> None:
     with pytest.raises(ConfigError, match=r"--import toy_plugins: .*PYTHONPATH"):
         Config(arguments(toy_run, imports=("toy_plugins",)))
+
+
+def test_own_metrics_are_scored_by_name(toy_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reports = toy_run.with_name("reports.csv")
+    reports.write_text("id,report\na,Effusion?\nb,Clear lungs.\n")
+    words = ["score", str(reports), "--references", str(reports), "--out", str(toy_run.with_name("out"))]
+    assert main([*words, "--import", "toy_plugin", "--metrics", "toy", "--resamples", "10"]) == 0
+    (score,) = json.loads((toy_run.with_name("out") / "scorecard.json").read_text())["scores"]
+    assert (score["key"], score["value"]) == ("toy_question_share", 0.5)
+    assert main([*words, "--metrics", "toy_questions"]) == 1
+    assert "Did you mean 'toy_question_share'" in capsys.readouterr().err

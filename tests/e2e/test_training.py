@@ -153,18 +153,6 @@ def test_evaluation_alone_gives_the_numbers_of_the_run(finished_run: Path) -> No
     assert json.loads((folder / "result" / "test_evaluate.json").read_text()) == pytest.approx(expected, rel=1e-6)
 
 
-def test_report_generation_writes_one_report_an_image(finished_run: Path) -> None:
-    options = ["run.evaluate=true", "run.job_id=written", f"model.ckpt={finished_run}/checkpoint_best.pth"]
-    folder = run_training(
-        finished_run / "config.yaml", *options, "run.task=report_generation", "run.generation.max_new_tokens=8"
-    )  # fmt: skip
-    rows = [json.loads(line) for line in (folder / "result" / "test_evaluate.jsonl").read_text().splitlines()]
-    assert [row["id"] for row in rows] == [f"film-{i}" for i in range(27, 31)]
-    assert all(row["reference"].startswith("There is") and isinstance(row["report"], str) for row in rows)
-    scores = json.loads((folder / "result" / "test_evaluate.json").read_text())
-    assert {"agg_metrics", "distinct_ratio"} <= scores.keys()
-
-
 # The command line ------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.labeller_accuracy import EXPERT_LABELS, MIN_SUPPORT, outcomes, scores
 from xraygpt.evaluation.finding_rules import OBSERVATIONS
 from xraygpt.evaluation.findings import FINDINGS, RULES
-from xraygpt.evaluation.labels import SCORED_FINDINGS, label_findings, label_report, read_statuses
+from xraygpt.evaluation.labels import TOPICS, label_findings, label_report, read_statuses, read_topics
 
 Labels = dict[str, int]
 
@@ -57,9 +57,24 @@ def test_sections_that_do_not_describe_the_film_are_left_out() -> None:
     assert {name: label for name, label in label_findings(text).items() if label is not None} == {"cardiomegaly": 1, "nodule": 0}
 
 
-def test_every_observation_and_every_scored_finding_has_a_rule() -> None:
+def test_every_observation_has_a_rule() -> None:
     assert {name for rule in RULES.findings.values() for name in rule.observations} == set(OBSERVATIONS) - {"No Finding"}
-    assert {name for rule in RULES.findings.values() for name in rule.scored_as} == set(SCORED_FINDINGS)
+
+
+def test_a_topic_is_an_observation_or_a_finding_without_one() -> None:
+    assert TOPICS["mass"] == TOPICS["nodule"] == ("Lung Lesion",)
+    assert TOPICS["hydropneumothorax"] == ("Pneumothorax", "Pleural Effusion")
+    assert TOPICS["emphysema"] == ("emphysema",)
+
+
+def test_topics_of_several_reports_are_joined() -> None:
+    assert read_topics("No nodule. No edema. Possible effusion.", "Possible mass. No edema.", "Small effusion. Emphysema.") == {
+        "Lung Lesion": "uncertain",
+        "Edema": "absent",
+        "Pleural Effusion": "present",
+        "emphysema": "present",
+    }
+    assert read_topics() == {}
 
 
 def test_scores_of_a_worked_case() -> None:

@@ -56,6 +56,29 @@ def test_each_row_stops_at_its_own_end_symbol(tiny_model: Any, images: torch.Ten
         assert after.text == clean(before.text, end_sym)
         assert after.token_ids == before.token_ids[: len(after.token_ids)]
         assert (len(after.token_ids) < len(before.token_ids)) == (end_sym in before.text)
+        assert before.truncated
+        assert after.truncated == (end_sym not in before.text)
+
+
+def test_a_row_that_ends_with_the_end_of_text_token_is_not_truncated(tiny_model: Any, images: torch.Tensor) -> None:
+    embeds = tiny_model.encode_img(images)
+    free = tiny_model.generate(prompts(), embeds, max_new_tokens=12)
+    # The second token of the first row becomes the end-of-text token.
+    tiny_model.llama_tokenizer.eos_token = tiny_model.llama_tokenizer.convert_ids_to_tokens(free[0].token_ids[1])
+    eos = tiny_model.llama_tokenizer.eos_token_id
+    ended = tiny_model.generate(prompts(), embeds, max_new_tokens=12)
+    assert not ended[0].truncated and ended[0].token_ids[-1] == eos
+    assert [row.truncated for row in ended] == [eos not in row.token_ids for row in free]
+    assert any(row.truncated for row in ended)
+
+
+def test_an_end_symbol_in_the_last_token_ends_the_row(tiny_model: Any, images: torch.Tensor) -> None:
+    embeds = tiny_model.encode_img(images[:1])
+    (free,) = tiny_model.generate(prompts()[:1], embeds, max_new_tokens=6)
+    end_sym = tiny_model.llama_tokenizer.decode([free.token_ids[5]]).strip()
+    first = next(i for i in range(1, 7) if end_sym in tiny_model.llama_tokenizer.decode(free.token_ids[:i]))
+    (stopped,) = tiny_model.generate(prompts()[:1], embeds, max_new_tokens=first, end_sym=end_sym)
+    assert len(stopped.token_ids) == first and not stopped.truncated
 
 
 def test_number_of_images_must_be_that_of_the_placeholders(tiny_model: Any, images: torch.Tensor) -> None:

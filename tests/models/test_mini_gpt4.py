@@ -151,6 +151,18 @@ def test_reports_are_as_many_as_images(tiny_model: Any, samples: Samples) -> Non
     assert reports[1:2] == tiny_model.write_reports(samples["image"][1:2], max_new_tokens=5)
 
 
+def test_reports_and_features_from_one_encoding(tiny_model: Any, samples: Samples) -> None:
+    calls: list[int] = []
+    hook = tiny_model.visual_encoder.register_forward_hook(lambda *_: calls.append(1))
+    written, features = tiny_model.generate_reports(samples["image"], max_new_tokens=5)
+    hook.remove()
+    assert calls == [1]
+    assert [row.text for row in written] == tiny_model.write_reports(samples["image"], max_new_tokens=5)
+    assert torch.equal(features, tiny_model.image_features(samples["image"]))
+    assert features.shape == (4, 32) and features.dtype is torch.float32
+    assert torch.allclose(tiny_model.llama_proj(features), tiny_model.encode_img(samples["image"]).mean(dim=1), atol=1e-5)
+
+
 # Checkpoints -------------------------------------------------------------------------------------------------------
 
 

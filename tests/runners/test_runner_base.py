@@ -51,6 +51,24 @@ def test_evaluation_needs_the_test_splits_alone(tmp_path: Any) -> None:
     assert [path.name for path in (tmp_path / "job").iterdir()] == ["result"]
 
 
+@pytest.mark.parametrize(
+    ("metrics", "best"),
+    [({"agg_metrics": 0.5}, 1), ({"agg_metrics": 0.2}, 0), ({"agg_metrics": 0.3}, 1), ({"loss": 1.0}, 0)],
+)
+def test_the_best_epoch_is_the_last_with_the_highest_number(metrics: dict[str, float], best: int, tmp_path: Any) -> None:
+    runner = make_runner(tmp_path, DATASETS)
+    runner._note_best({"agg_metrics": 0.3}, 0)
+    runner._note_best(metrics, 1)
+    assert runner.best["epoch"] == best
+
+
+def test_an_epoch_without_a_number_to_choose_by_is_said(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    runner = make_runner(tmp_path, DATASETS)
+    runner._note_best({"loss": 1.0}, 3)
+    assert runner.best["epoch"] == -1
+    assert "Epoch 3 cannot become the best" in caplog.text
+
+
 def test_a_job_is_named_by_the_user_or_by_the_second() -> None:
     assert new_job_id(SimpleNamespace(job_id="mine")) == "mine"
     assert re.fullmatch(r"20\d{12}", new_job_id(SimpleNamespace(job_id="")))

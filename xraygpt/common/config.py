@@ -54,7 +54,7 @@ class Config:
         given: Any = OmegaConf.merge(load_yaml(self.cfg_path), parse_options(getattr(args, "options", None) or []))
         modules = dict.fromkeys([*(OmegaConf.select(given, "run.imports") or []), *getattr(args, "imports", [])])
         for module in modules:
-            _import_user_module(module)
+            import_user_module(module)
         if modules:
             OmegaConf.update(given, "run.imports", list(modules), force_add=True)
         self.config = self._build(given, set(needs))
@@ -215,7 +215,8 @@ def parse_options(options: Sequence[str]) -> DictConfig:
         raise ConfigError(f"--options: {' '.join(pairs)} cannot be read: {error}") from error
 
 
-def _import_user_module(module: str) -> None:
+def import_user_module(module: str) -> None:
+    """Import a module that registers a user's own classes; ConfigError if it cannot be found."""
     try:
         importlib.import_module(module)
     except ImportError as error:

@@ -10,7 +10,7 @@ from xraygpt.common.schema import path_field
 
 @dataclass
 class GenerationConfig:
-    """How reports are written by `report_generation`, `xraygpt generate` and `demo.py`."""
+    """How reports are written by `report_generation`, `xraygpt generate`, `xraygpt evaluate` and `demo.py`."""
 
     prompt: str = ""
     """The question put to the model; "" takes the first line of the model's prompt file."""
@@ -30,6 +30,26 @@ class GenerationConfig:
     """Above 1 makes tokens that already occurred less likely."""
     length_penalty: float = 1.0
     """Beam search only: above 0 favours longer reports."""
+
+
+@dataclass
+class ScoringConfig:
+    """How the reports of a test are scored (`report_generation`); a validation during training has no intervals and no baselines."""
+
+    resamples: int = 1000
+    """Resamples of the bootstrap over studies; 0: no intervals."""
+    confidence: float = 0.95
+    """Mass of the intervals."""
+    seed: int = 42
+    """Of the resampling, and of the baselines that draw at random."""
+    cases: int = 8
+    """Cases in each group on the page: the least faithful, the most faithful, random ones."""
+    model_scores: dict[str, str] = field(default_factory=dict)
+    """Scores that need a model: name → path of its weights."""
+    nearest_images: int = 2000
+    """Training images, evenly spaced, among which the nearest-training baseline looks for the most similar; 0: no such baseline."""
+    export: str = ""
+    """Folder that gets the files which other scoring tools read; "": none."""
 
 
 @dataclass
@@ -62,6 +82,16 @@ class RunConfig:
     """Splits evaluated at the end with the best checkpoint."""
     evaluate: bool = False
     """Only evaluate `test_splits`, do not train."""
+
+    # Validation by written reports (report_generation)
+    metrics: list[str] = field(default_factory=list)
+    """Metrics, or families of them, computed at each validation; none: rouge_l, bleu_4 and finding_f1."""
+    agg_metric: str = "finding_f1_macro"
+    """The one among them that chooses checkpoint_best.pth, or "loss"; where lower is better, the lowest wins."""
+    max_valid_reports: int = 0
+    """Reports written at each validation, evenly spaced over the split; 0: all. The loss is always that of the whole split."""
+    num_logged_reports: int = 3
+    """Written reports shown in the log at each validation. References are patient data and are not logged."""
 
     # Optimisation
     init_lr: float = 1e-4
@@ -121,3 +151,5 @@ class RunConfig:
 
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     """How reports are written."""
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    """How the reports of a test are scored."""

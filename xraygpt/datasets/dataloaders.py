@@ -6,13 +6,15 @@ slice, so another number of ranks or workers, an accumulated batch, or a resumed
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler
 
 from xraygpt.common.seed import stateless_seed
 from xraygpt.datasets.data_utils import Draw
+
+T = TypeVar("T")
 
 MIX_BLOCK = 1000
 """Several datasets are mixed in blocks of this many samples; the ratios hold within each block, to one part in a thousand."""
@@ -116,11 +118,31 @@ def build_train_iterator(
     return iter(loader)
 
 
-def build_eval_loader(
-    datasets: Sequence[Any], *, batch_size: int, num_workers: int, rank: int, world_size: int, pin_memory: bool
-) -> DataLoader:
-    """A loader over every sample once, in order; rank r takes samples r, r + world_size, … without padding."""
+def split_into_batches(indices: Sequence[int], batch_size: int) -> list[list[int]]:
+    """The indices in order, `batch_size` at a time."""
+    return [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
+
+
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """`count` positions out of `total`, at even distances from the first; all positions if there are not more."""
+    count = min(count, total)
+    return [i * total // count for i in range(count)]
+
+
+def build_eval_loader(datasets: Sequence[Any], *, batches: Sequence[Sequence[int]], num_workers: int, pin_memory: bool) -> DataLoader:
+    """A loader over the given batches: indices into the datasets, which stand one after another.
+
+    The ranks share a list of batches by turns, rank r taking `batches[r::world_size]`: a batch holds the same samples whatever their
+    number, so that its numbers do not depend on it either. `in_turns` puts the results back in the order of the list.
+    """
     whole: Dataset = datasets[0] if len(datasets) == 1 else ConcatDataset(datasets)
-    total = sum(len(dataset) for dataset in datasets)
-    part = Subset(whole, range(rank, total, world_size))
-    return DataLoader(part, batch_size=batch_size, num_workers=num_workers, pin_memory=pin_memory)
+    return DataLoader(whole, batch_sampler=batches, num_workers=num_workers, pin_memory=pin_memory)  # type: ignore[arg-type]
+
+
+def in_turns(shares: Sequence[Sequence[T]]) -> list[T]:
+    """The list of which `shares[r]` is `[r::world_size]`.
+
+    >>> in_turns([[0, 2, 4], [1, 3]])
+    [0, 1, 2, 3, 4]
+    """
+    return [shares[i % len(shares)][i // len(shares)] for i in range(sum(map(len, shares)))]

@@ -41,10 +41,9 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True)
 class FindingRule:
-    """What is known of a finding: the observations it counts for, the findings it is scored as, and its kind."""
+    """What is known of a finding: the observations it counts for, and its kind."""
 
     observations: tuple[str, ...]
-    scored_as: tuple[str, ...]
     midline: bool
     device: bool
 
@@ -86,7 +85,7 @@ def load_rules(path: Path = RULES_FILE) -> Rules:
 def _finding_rule(name: str, rule: Mapping[str, Any]) -> FindingRule:
     observations = tuple(rule.get("observations", ()))
     _check_names(f"observation of {name}", set(observations), OBSERVATIONS)
-    return FindingRule(observations, tuple(rule.get("scored_as", ())), rule.get("midline", False), rule.get("device", False))
+    return FindingRule(observations, rule.get("midline", False), rule.get("device", False))
 
 
 def _vocabulary(raw: Mapping[str, Any]) -> Iterator[tuple[str, Token]]:

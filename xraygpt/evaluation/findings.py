@@ -6,16 +6,20 @@ uncertainty, and the words that end a cue's reach. Nothing reaches from one clau
 report does not mention has no status: silence is not absence.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 
-from xraygpt.evaluation.finding_rules import Claims, Token, load_rules
+from xraygpt.evaluation.finding_rules import RULES_FILE, Claims, Token, load_rules
 from xraygpt.evaluation.phrases import split_words
 
 RULES = load_rules()
+LABELLER = f"xraygpt-rules-{hashlib.sha256(RULES_FILE.read_bytes()).hexdigest()[:8]}"
+"""The labeller and its version, from the SHA-256 of the rules: scores by two versions do not compare."""
 
 FINDINGS: tuple[str, ...] = tuple(RULES.findings)
 SIDES = ("", "left", "right", "bilateral")
@@ -33,6 +37,7 @@ class Finding:
         zone: "upper", "mid", "lower", or "" (no zone or several are named).
         severity: "minimal", "small", "mild", "moderate", "large", "severe" or "" (not stated).
         sentence: the sentence as it stands in the report, with single spaces.
+        implied: an absence that a statement of normality implies ("the lungs are clear"); False where it is stated ("no effusion").
     """
 
     finding: str
@@ -41,6 +46,21 @@ class Finding:
     zone: str
     severity: str
     sentence: str
+    implied: bool = False
+
+
+class Passage(NamedTuple):
+    """A sentence or a heading of a report.
+
+    Attributes:
+        text: as written, with the white space after it; the passages of a report joined give the report.
+        describes: False for a heading, and for a sentence of a section that does not describe the film ("INDICATION: …").
+        findings: what it says; () where it does not describe the film.
+    """
+
+    text: str
+    describes: bool
+    findings: tuple[Finding, ...]
 
 
 def read_findings(text: str) -> list[Finding]:
@@ -48,7 +68,22 @@ def read_findings(text: str) -> list[Finding]:
 
     Sections that do not describe the film ("INDICATION: …") are left out.
     """
-    return [finding for sentence in _sentences(text) for finding in read_sentence(sentence)]
+    return [finding for passage in read_passages(text) for finding in passage.findings]
+
+
+@lru_cache(maxsize=16384)  # a report is read for every metric
+def read_passages(text: str) -> tuple[Passage, ...]:
+    """The report cut into sentences and headings, nothing left out, with the findings of each."""
+    passages = []
+    start, describes = 0, True
+    for heading in [*_HEADING.finditer(text), None]:
+        for sentence in _cut(text[start : heading.start() if heading else len(text)]):
+            findings = read_sentence(" ".join(sentence.split())) if describes else ()
+            passages.append(Passage(sentence, describes, findings))
+        if heading:
+            passages.append(Passage(heading[0], False, ()))
+            start, describes = heading.end(), RULES.headings[heading[1].lower()]
+    return tuple(passages)
 
 
 def merge_sides(sides: Sequence[str]) -> str:
@@ -69,14 +104,13 @@ _HEADING = re.compile(rf"\b({'|'.join(sorted(RULES.headings, key=len, reverse=Tr
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n\s*\n|(?<=[a-z])\.+(?=[A-Z])")
 
 
-def _sentences(text: str) -> Iterator[str]:
-    start, read = 0, True
-    for heading in [*_HEADING.finditer(text), None]:
-        if read:
-            section = text[start : heading.start() if heading else len(text)]
-            yield from (" ".join(sentence.split()) for sentence in _SENTENCE_END.split(section))
-        if heading:
-            start, read = heading.end(), RULES.headings[heading[1].lower()]
+def _cut(section: str) -> Iterator[str]:
+    """The sentences of a section, each with the white space around it."""
+    start = 0
+    for end in (*(match.end() for match in _SENTENCE_END.finditer(section)), len(section)):
+        if end > start:
+            yield section[start:end]
+        start = end
 
 
 @lru_cache(maxsize=65536)  # reports repeat their sentences
@@ -102,7 +136,8 @@ def _read_clause(tokens: list[Token], sentence: str) -> Iterator[Finding]:
             side, zone, severity = places[index]
             if RULES.findings[name].midline:
                 side = zone = ""
-            yield Finding(name, status, side, zone, severity, sentence)
+            implied = status == "absent" and not any(said == name and was != "absent" for said, was in by_status.get("present", ()))
+            yield Finding(name, status, side, zone, severity, sentence, implied)
 
 
 # What is said ------------------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ class GeneratedText:
     """Without end symbol and special tokens."""
     token_ids: list[int]
     """As generated: the tokens of the end symbol are among them, padding behind them is not."""
+    truncated: bool = False
+    """Ran out of new tokens: neither the end symbol nor the end-of-text token came."""
 
 
 def generate_texts(
@@ -72,7 +74,11 @@ def generate_texts(
     )
     texts = tokenizer.batch_decode(rows, skip_special_tokens=True)
     return [
-        GeneratedText(clean(text, end_sym), _without_padding(row, tokenizer.pad_token_id))
+        GeneratedText(
+            clean(text, end_sym),
+            _without_padding(row, tokenizer.pad_token_id),
+            truncated=tokenizer.eos_token_id not in row and not (end_sym.strip() and end_sym in text),
+        )
         for text, row in zip(texts, rows.tolist(), strict=True)
     ]
 

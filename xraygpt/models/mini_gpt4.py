@@ -1,6 +1,6 @@
 """MiniGPT-4 for chest radiographs: EVA-ViT → Q-Former → one linear projection → a language model.
 
-`B` samples, `S` image size, `Q` query tokens (32), `D_q` Q-Former width, `D_l` language model width, `T` tokens of a row.
+`B` samples, `S` image size, `Q` query tokens (32), `D_q` Q-Former width (768), `D_l` language model width, `T` tokens of a row.
 """
 
 import math
@@ -340,8 +340,29 @@ class MiniGPT4(Blip2Base):
         """The prompt that asks for a report: the question in the template; "" takes the first training prompt."""
         return question_prompt(question, self.prompt_template) if question else self.prompt_list[0]
 
-    @torch.no_grad()
     def write_reports(self, image: Tensor, prompt: str = "", **settings: Any) -> list[str]:
         """float32 [B, 3, S, S] → B reports; `prompt` is a question as for `report_prompt`, `settings` are those of `generate`."""
+        return [written.text for written in self.generate_reports(image, prompt, **settings)[0]]
+
+    @torch.no_grad()
+    def generate_reports(self, image: Tensor, prompt: str = "", **settings: Any) -> tuple[list[GeneratedText], Tensor]:
+        """`write_reports` with all that is known of each row; the images are encoded once.
+
+        Returns:
+            The B reports, and the `image_features` of the B images.
+        """
+        with self.maybe_autocast():
+            queries = self.encode_queries(image.to(self.device))
+            image_embeds = self.llama_proj(queries)
         text = self.report_prompt(prompt)
-        return [written.text for written in self.generate([text] * len(image), self.encode_img(image), **settings)]
+        return self.generate([text] * len(image), image_embeds, **settings), _mean_of_queries(queries)
+
+    @torch.no_grad()
+    def image_features(self, image: Tensor) -> Tensor:
+        """float32 [B, 3, S, S] → float32 [B, D_q], by which images are compared: the mean over what the query tokens read."""
+        with self.maybe_autocast():
+            return _mean_of_queries(self.encode_queries(image.to(self.device)))
+
+
+def _mean_of_queries(queries: Tensor) -> Tensor:
+    return queries.float().mean(dim=1)

@@ -29,7 +29,7 @@ from xraygpt.common.registry import registry
 from xraygpt.common.run_config import RunConfig
 from xraygpt.common.seed import seed_everything
 from xraygpt.common.updater import Updater, UpdateStats
-from xraygpt.datasets.dataloaders import build_eval_loader, build_train_iterator
+from xraygpt.datasets.dataloaders import build_eval_loader, build_train_iterator, in_turns
 from xraygpt.runners.run_report import RunReport
 
 logger = logging.getLogger(__name__)
@@ -174,13 +174,20 @@ class RunnerBase:
             record: dict[str, Any] = {f"train_{name}": value for name, value in stats.items()}
             for split in self.run_cfg.valid_splits:
                 metrics = self.eval_epoch(split, epoch)
+                logger.info("%s [%d]: %s", split, epoch, "  ".join(f"{name}: {value:.4f}" for name, value in metrics.items()))
                 record |= {f"{split}_{name}": value for name, value in metrics.items()}
-                if split == "val" and metrics["agg_metrics"] > self.best["agg_metrics"]:
-                    self.best = {"agg_metrics": metrics["agg_metrics"], "epoch": epoch}
+                if split == "val":
+                    self._note_best(metrics, epoch)
             self._finish_epoch(epoch, record)
         self.report.plot_losses()
         tested = self.evaluate("best" if self.best["epoch"] >= 0 else "last") if self.run_cfg.test_splits else {}
         self._write_summary(tested, seconds=time.monotonic() - start)
+
+    def _note_best(self, metrics: dict[str, float], epoch: int) -> None:
+        if "agg_metrics" not in metrics:
+            logger.warning("Epoch %d cannot become the best: what chooses it (run.agg_metric) had nothing to measure.", epoch)
+        elif metrics["agg_metrics"] >= self.best["agg_metrics"]:  # models that all write one text tie: the longest trained is kept
+            self.best = {"agg_metrics": metrics["agg_metrics"], "epoch": epoch}
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch, from where a resumed run stands; returns the averages of learning rate and loss."""
@@ -226,12 +233,12 @@ class RunnerBase:
     def eval_epoch(self, split: str, epoch: int | str) -> dict[str, float]:
         """Evaluate the model as it is on a split, all ranks together; the numbers are the same on each."""
         shared = self.run_cfg.use_dist_eval_sampler
+        rank, world_size = (get_rank(), get_world_size()) if shared else (0, 1)
+        batches = self.task.before_evaluation(self.model, self.splits[split], split_name=split, epoch=epoch)
         loader = build_eval_loader(
             self.splits[split],
-            batch_size=self.run_cfg.batch_size_eval,
+            batches=batches[rank::world_size],
             num_workers=self.run_cfg.num_workers,
-            rank=get_rank() if shared else 0,
-            world_size=get_world_size() if shared else 1,
             pin_memory=self.cuda_enabled,
         )
         own = self.task.evaluation(
@@ -241,10 +248,8 @@ class RunnerBase:
             header=f"Evaluation: {split} [{epoch}]",
             progress_bar=self.run_cfg.progress_bar,
         )
-        results = [row for rows in all_gather_objects(own) for row in rows] if shared else own
-        metrics = self.task.after_evaluation(results, split_name=split, epoch=epoch)
-        logger.info("%s [%s]: %s", split, epoch, "  ".join(f"{name}: {value:.4f}" for name, value in metrics.items()))
-        return metrics
+        by_batch = in_turns(all_gather_objects(own)) if shared else own
+        return self.task.after_evaluation([row for rows in by_batch for row in rows], split_name=split, epoch=epoch)
 
     def evaluate(self, which: str) -> dict[str, dict[str, float]]:
         """Evaluate the test splits with the "best" checkpoint, the "last" state, or (`evaluate`) the model as configured."""
@@ -255,7 +260,9 @@ class RunnerBase:
         for split in self.run_cfg.test_splits:
             tested[split] = self.eval_epoch(split, which)
             if is_main_process():
-                write_json(self.output_dir / "result" / f"{split}_{which}.json", tested[split])
+                path = self.output_dir / "result" / f"{split}_{which}.json"
+                write_json(path, tested[split])
+                logger.info("%s [%s]: the numbers are in %s", split, which, path)
         return tested
 
     # Checkpoints -----------------------------------------------------------------------------------------------

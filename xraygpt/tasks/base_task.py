@@ -1,7 +1,7 @@
 """What every task does: build the datasets and the model, train an epoch, evaluate a split."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from xraygpt.common.registry import registry
 from xraygpt.common.updater import Updater, UpdateStats
 from xraygpt.datasets.builders import BaseDatasetBuilder
 from xraygpt.datasets.data_utils import prepare_sample
+from xraygpt.datasets.dataloaders import split_into_batches
 from xraygpt.models import BaseModel
 
 logger = logging.getLogger(__name__)
@@ -134,26 +135,38 @@ class BaseTask:
         return metric_logger.averages()
 
     # Evaluation ------------------------------------------------------------------------------------------------
+    #
+    # On every rank: before_evaluation, then valid_step for each batch of its share, then after_evaluation with the results of all.
+    # `epoch` is the number of the epoch in a validation, and which model it is in a test: "best", "last" or "evaluate".
+
+    def before_evaluation(self, model: BaseModel, datasets: Sequence[Any], *, split_name: str, epoch: int | str) -> list[list[int]]:
+        """The batches to evaluate, as indices into the datasets of a split, which stand one after another; the same on every rank."""
+        return split_into_batches(range(sum(map(len, datasets))), self.cfg.run_cfg.batch_size_eval)
 
     def valid_step(self, model: BaseModel, samples: dict[str, Any]) -> list[dict[str, Any]]:
         """Results of one batch: a list of plain dictionaries, put together over batches and ranks."""
         raise NotImplementedError(f"{type(self).__name__} does not say how to evaluate.")
 
     def after_evaluation(self, results: list[dict[str, Any]], split_name: str, epoch: int | str) -> dict[str, float]:
-        """Numbers from the results of all ranks; "agg_metrics" among them decides which checkpoint is best (higher is better)."""
+        """Numbers from the results of all ranks, which come in the order of the batches.
+
+        "agg_metrics" among them decides which checkpoint is best (higher is better).
+        """
         raise NotImplementedError(f"{type(self).__name__} does not say how to evaluate.")
 
     @torch.no_grad()
-    def evaluation(self, model: BaseModel, data_loader: Any, *, cuda_enabled: bool, header: str, progress_bar: bool = False) -> list[dict]:
-        """This rank's results over its part of a split."""
+    def evaluation(
+        self, model: BaseModel, data_loader: Any, *, cuda_enabled: bool, header: str, progress_bar: bool = False
+    ) -> list[list[dict[str, Any]]]:
+        """The results of each batch of this rank's share."""
         model.eval()
-        results: list[dict[str, Any]] = []
+        results: list[list[dict[str, Any]]] = []
         batches = iter(data_loader)
         metric_logger = MetricLogger(progress_bar=progress_bar)
         for _ in metric_logger.log_every(range(len(data_loader)), log_freq=max(1, len(data_loader) // 5), header=header):
             with metric_logger.data_wait():
                 samples = next(batches)
-            results += self.valid_step(model=model, samples=prepare_sample(samples, cuda_enabled=cuda_enabled))
+            results.append(self.valid_step(model=model, samples=prepare_sample(samples, cuda_enabled=cuda_enabled)))
         return results
 
 

@@ -8,12 +8,12 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+from xraygpt.common.comparisons import CHANGING
 from xraygpt.datasets.preparation.cleaning_words import (
     ADJECTIVE,
     ADVERB,
     AS_BEFORE,
     ATTRIBUTE,
-    CHANGING,
     FILM,
     FINDINGS,
     MARK,

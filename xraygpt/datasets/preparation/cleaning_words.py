@@ -21,7 +21,6 @@ VIEW = (
     rf"(?:(?:the |this |these |an? )?(?:current |single )?{OF_A_FILM}(?:(?: and|,)? {OF_A_FILM})* {FILM}"
     rf"|(?:this|these|today's|the current) {FILM})\b"
 )
-EARLIER_FILM = r"(?:exam\w*|stud(?:y|ies)|radiographs?|radiography|films?|images?|imaging|chest|ct|x-rays?|comparison|reports?|___)"
 
 # Comparisons -----------------------------------------------------------------------------------------------------------
 
@@ -70,5 +69,3 @@ MUCH_OF_A_FINDING = (
 NAMED_FINDING = rf"{ATTRIBUTE}{{0,6}}(?:{ONE_FINDING}|{FINDINGS}|{MUCH_OF_A_FINDING})\b"
 """A noun phrase that can only be a finding or a device: of these alone "is unchanged" is as much as "is there"."""
 PLACE = rf"(?: (?:in|at|of|within) (?:the )?{ATTRIBUTE}{{0,4}}(?:lungs?|lobes?|bases?|apex|apices|zones?|hemithorax|hilum|aorta|spine))?"
-CHANGING = r"(?:effusions?|pneumothorax|pneumothoraces|edema|consolidations?|atelectasis|congestion|cardiomegaly)"
-"""Findings whose "increase" is one in time; an increased opacity, of the lung or its markings, may just be a bright one."""

@@ -1,7 +1,8 @@
 """Writes the report of a phantom: a seeded grammar over the same list of findings that the film is drawn from.
 
 Two habits of one vocabulary: "mimic" reports are full sentences with a closing summary, "openi" reports are terse. A report
-names every finding of its study, denies some of those that are absent, and says nothing else.
+names every finding of its study, denies some of those that are absent, and says nothing else. The wordings of a finding differ, but all
+of them are one observation to a reader of findings: what is drawn as a consolidation is never called a pneumonia or an opacity.
 """
 
 from collections.abc import Sequence
@@ -37,8 +38,8 @@ _FULL: dict[str, tuple[str, ...]] = {
     ),
     "consolidation": (
         "There is consolidation in the {side} {zone} lung.",
-        "An airspace opacity is seen in the {side} {zone} lung zone.",
-        "Patchy consolidation in the {side} {zone} zone is consistent with pneumonia.",
+        "An airspace consolidation is seen in the {side} {zone} lung zone.",
+        "Patchy consolidation with fuzzy margins is present in the {side} {zone} zone.",
     ),
     "edema": (
         "There is {size} pulmonary edema.",
@@ -69,7 +70,7 @@ _TERSE: dict[str, tuple[str, ...]] = {
     "pneumothorax": ("{Size} {side} pneumothorax.", "{Side} pneumothorax, {size}."),
     "consolidation": (
         "{Side} {zone} lung consolidation.",
-        "Airspace opacity in the {side} {zone} lung.",
+        "Patchy airspace consolidation in the {side} {zone} lung.",
         "Consolidation, {side} {zone} zone.",
     ),
     "edema": ("{Size} pulmonary edema.", "Pulmonary edema, {size}."),
