@@ -142,7 +142,7 @@ def model_provenance(cfg: Config, model: Any, run_folder: Path, which: str) -> d
         "model": cfg.model_cfg.arch,
         "checkpoints": [{"file": _short(path), "sha256": sha256_file(Path(path).expanduser())} for path in files],
         "language_model": identity,
-        "device": model.device.type,
+        "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type,
         "precision": precision_of(model),
     }
 
