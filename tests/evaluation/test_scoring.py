@@ -1,6 +1,7 @@
 """Scorecards: each number beside its interval and the baselines."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -80,8 +81,8 @@ def test_without_resamples_there_are_values_and_no_intervals() -> None:
     assert {(score.low, score.high) for score in card.scores} == {(None, None)}
 
 
-def test_settings_survive_the_card() -> None:
-    settings = Settings(("bleu",), resamples=7, confidence=0.9, seed=3)
+@pytest.mark.parametrize("settings", [Settings(("bleu",), {"bertscore": Path("w")}, 7, 0.9, 3), Settings()])
+def test_settings_survive_the_card(settings: Settings) -> None:
     assert Settings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
 
 

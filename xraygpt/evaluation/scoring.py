@@ -38,7 +38,7 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """As it stands in the scorecard."""
         return {
-            "metrics": list(self.metrics),
+            "metrics": list(self.metrics) or "all",
             "model_scores": {name: str(path) for name, path in self.model_scores.items()},
             "resamples": self.resamples,
             "confidence": self.confidence,
@@ -51,7 +51,8 @@ class Settings:
     def from_dict(cls, stored: Mapping[str, Any]) -> "Settings":
         """The settings of a stored scorecard."""
         paths = {name: Path(path) for name, path in stored["model_scores"].items()}
-        return cls(tuple(stored["metrics"]), paths, stored["resamples"], stored["confidence"], stored["seed"])
+        metrics = () if stored["metrics"] == "all" else tuple(stored["metrics"])
+        return cls(metrics, paths, stored["resamples"], stored["confidence"], stored["seed"])
 
 
 def make_scorecard(
