@@ -64,7 +64,7 @@ def test_checkpoint_has_the_familys_keys_and_plain_values(finished_run: Path) ->
 def test_summary_tells_the_best_epoch_and_the_test(finished_run: Path) -> None:
     summary = json.loads((finished_run / "summary.json").read_text())
     val_losses = [record["val_loss"] for record in read_log(finished_run) if "val_loss" in record]
-    assert summary["best"] == {"agg_metrics": -min(val_losses), "epoch": val_losses.index(min(val_losses))}
+    assert summary["best"] == {"agg_metrics": -min(val_losses), "loss": min(val_losses), "epoch": val_losses.index(min(val_losses))}
     assert summary["test"]["test"] == json.loads((finished_run / "result" / "test_best.json").read_text())
 
 

@@ -53,11 +53,18 @@ def test_evaluation_needs_the_test_splits_alone(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize(
     ("metrics", "best"),
-    [({"agg_metrics": 0.5}, 1), ({"agg_metrics": 0.2}, 0), ({"agg_metrics": 0.3}, 1), ({"loss": 1.0}, 0)],
+    [
+        ({"agg_metrics": 0.5, "loss": 3.0}, 1),
+        ({"agg_metrics": 0.2, "loss": 1.0}, 0),
+        ({"agg_metrics": 0.3, "loss": 1.0}, 1),
+        ({"agg_metrics": 0.3, "loss": 3.0}, 0),
+        ({"agg_metrics": 0.3}, 0),
+        ({"loss": 1.0}, 0),
+    ],
 )
-def test_the_best_epoch_is_the_last_with_the_highest_number(metrics: dict[str, float], best: int, tmp_path: Any) -> None:
+def test_the_best_epoch_has_the_highest_number_and_of_equals_the_lowest_loss(metrics: dict[str, float], best: int, tmp_path: Any) -> None:
     runner = make_runner(tmp_path, DATASETS)
-    runner._note_best({"agg_metrics": 0.3}, 0)
+    runner._note_best({"agg_metrics": 0.3, "loss": 2.0}, 0)
     runner._note_best(metrics, 1)
     assert runner.best["epoch"] == best
 

@@ -65,7 +65,7 @@ class RunnerBase:
         self.output_dir = Path(self.run_cfg.output_dir).expanduser().absolute() / job_id
         self.log = RunLog(self.output_dir / "log.txt")
         self.report = RunReport(self.log, self.output_dir, tensorboard=self.run_cfg.tensorboard)
-        self.start_epoch, self.start_iter, self.best = 0, 0, {"agg_metrics": -float("inf"), "epoch": -1}
+        self.start_epoch, self.start_iter, self.best = 0, 0, {"agg_metrics": -float("inf"), "loss": float("inf"), "epoch": -1}
         self.meters: dict[str, list[float]] | None = None
         resume_from = self._prepare_output_dir()
         if self.run_cfg.evaluate:
@@ -186,8 +186,11 @@ class RunnerBase:
     def _note_best(self, metrics: dict[str, float], epoch: int) -> None:
         if "agg_metrics" not in metrics:
             logger.warning("Epoch %d cannot become the best: what chooses it (run.agg_metric) had nothing to measure.", epoch)
-        elif metrics["agg_metrics"] >= self.best["agg_metrics"]:  # models that all write one text tie: the longest trained is kept
-            self.best = {"agg_metrics": metrics["agg_metrics"], "epoch": epoch}
+            return
+        best = {"agg_metrics": metrics["agg_metrics"], "loss": metrics.get("loss", float("inf")), "epoch": epoch}
+        # Models that write the same report for every image tie; of them the one with the lowest loss is kept.
+        if (best["agg_metrics"], -best["loss"]) > (self.best["agg_metrics"], -self.best.get("loss", float("inf"))):
+            self.best = best
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch, from where a resumed run stands; returns the averages of learning rate and loss."""
