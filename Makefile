@@ -16,7 +16,7 @@ quickstart: $(RESULT)/report.html
 	@echo
 	@echo "The scores:          $<"
 	@echo "The reports:         $(RESULT)/predictions.jsonl"
-	@echo "Talk to the model:   .venv/bin/python demo.py --cfg-path eval_configs/quickstart.yaml --cli --image $$(ls $(PHANTOM)/openi/image/*.png | head -n 1)"
+	@echo "Open the page:       .venv/bin/python demo.py        (in the terminal: add --cli --image $$(ls $(PHANTOM)/openi/image/*.png | head -n 1))"
 
 test: .venv/.installed
 	OMP_NUM_THREADS=1 pytest -n 2

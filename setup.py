@@ -11,13 +11,16 @@ ROOT = Path(__file__).parent
 REQUIREMENTS = [
     "accelerate>=1.15,<2",
     "defusedxml>=0.7,<1",
+    "fastapi>=0.160,<1",
     "filelock>=4.1,<5",
+    "gradio>=6.30,<7",
     "jinja2>=3.1,<4",
     "matplotlib>=3.10,<4",
     "nltk>=3.9,<4",  # METEOR
     "numpy>=2.2,<3",
     "omegaconf>=2.4,<3",
     "pillow>=12.3,<13",
+    "prometheus-client>=0.25,<1",
     "protobuf>=7.36,<8",  # transformers needs it to read a sentencepiece tokenizer.model
     "pydicom>=3.0,<4",
     "pylibjpeg>=2.1,<3",
@@ -34,6 +37,7 @@ REQUIREMENTS = [
     "torchvision>=0.29,<1",
     "tqdm>=4.70,<5",
     "transformers>=5.20,<6",
+    "uvicorn>=0.50,<1",
 ]
 
 BERTSCORE = ["bert-score>=0.3.13,<1"]
@@ -50,6 +54,7 @@ EXTRAS = {
         "hypothesis>=6.168,<7",
         "mypy>=2.4,<3",
         *PARQUET,
+        "playwright>=1.60,<2",  # drives a browser through the web page
         "pre-commit>=4.6,<5",
         "pycocoevalcap>=1.2,<2",  # the metrics are tested against it and rouge-score
         "pytest>=9.2,<10",
@@ -94,6 +99,8 @@ setup(
             "configs/**/*.yaml",
             "datasets/preparation/*.txt",
             "datasets/preparation/templates/*",
+            "processors/*.yaml",
+            "serving/assets/*",
             "evaluation/*.yaml",
             "evaluation/templates/*",
         ]

@@ -34,3 +34,13 @@ if ! { .venv/bin/python -m pip install --quiet uv && .venv/bin/uv pip install --
     echo "uv did not succeed (see above); going on with pip, which takes some minutes." >&2
     .venv/bin/python -m pip install "${what[@]}"
 fi
+
+# The browser that the tests of the web page drive. Without it they are skipped; everything else works.
+if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update --quiet &&
+        DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends chromium >/dev/null; then
+        echo "Installed chromium, for the tests of the web page."
+    else
+        echo "note: there is no chromium; the browser tests will be skipped. On Debian and Ubuntu: sudo apt-get install chromium" >&2
+    fi
+fi

@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "xraygpt.evaluation": {"xraygpt", "xraygpt.common"},
     "xraygpt.models": {"xraygpt", "xraygpt.common", "xraygpt.conversation.prompts"},
     "xraygpt.datasets": {"xraygpt", "xraygpt.common", "xraygpt.processors"},
-    "xraygpt.serving": {"xraygpt", "xraygpt.common", "xraygpt.processors", "xraygpt.conversation", "xraygpt.models"},
+    "xraygpt.serving": {"xraygpt", "xraygpt.common", "xraygpt.processors", "xraygpt.conversation", "xraygpt.evaluation", "xraygpt.models"},
     "xraygpt.tasks": {"xraygpt", "xraygpt.common", "xraygpt.datasets", "xraygpt.evaluation", "xraygpt.models"},
     "xraygpt.runners": {"xraygpt", "xraygpt.common", "xraygpt.datasets.dataloaders", "xraygpt.datasets.data_utils", "xraygpt.tasks"},
 }

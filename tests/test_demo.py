@@ -47,7 +47,35 @@ def test_what_the_user_can_mend_is_one_message(demo: Demo, capsys: pytest.Captur
     assert "model.ckpt: nowhere.pth is missing" in errors
 
 
-def test_without_cli_the_usage_says_what_to_add(demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_is_opened_for_this_machine_alone(
+    demo: Demo, tiny_storage: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launched: dict[str, Any] = {}
+
+    def launch(self: Any, **options: Any) -> tuple[None, str, None]:
+        launched.update(options)
+        return None, "http://127.0.0.1:7999/", None
+
+    monkeypatch.setattr("gradio.Blocks.launch", launch)
+    monkeypatch.setattr("gradio.Blocks.block_thread", lambda self: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert demo("--port", 7999, "--auth", "reader:secret", "--device", "cpu", "--image", tiny_storage / "image" / "x0.png") == 0
+    assert (launched["server_name"], launched["server_port"], launched["share"]) == ("127.0.0.1", 7999, False)
+    assert launched["auth"] == ("reader", "secret")
+    assert "http://127.0.0.1:7999/" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("words", "message"), [(["--share"], "give --auth"), (["--auth", "reader"], "USER:PASSWORD")])
+def test_careless_options_are_refused(demo: Demo, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
     with pytest.raises(SystemExit):
-        demo()
-    assert "add --cli" in capsys.readouterr().err
+        demo(*words)
+    assert message in capsys.readouterr().err
+
+
+def test_without_a_model_it_says_how_to_make_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["demo.py"])
+    assert importlib.import_module("demo").main() == 1
+    assert "make quickstart" in capsys.readouterr().err

@@ -1,8 +1,12 @@
 """`xraygpt generate` from a configuration and images to a reports file."""
 
 import argparse
+import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,31 +14,51 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from tests.e2e.tiny_run import kept_logging
 from xraygpt.cli import generate
 from xraygpt.common.errors import DataError
 from xraygpt.evaluation import load_reports
+from xraygpt.processors import input_gate
+from xraygpt.serving import RESEARCH_NOTICE, ReportPipeline, report_batches
 
 pytestmark = pytest.mark.usefixtures("no_default_files")
 
 
 @pytest.fixture
-def run(tmp_path: Path, tiny_config: Callable[..., dict[str, Any]]) -> Callable[..., tuple[int, list[dict[str, Any]]]]:
-    """Runs the command on images; returns its exit code and the lines of its output."""
+def config_path(tmp_path: Path, tiny_config: Callable[..., dict[str, Any]]) -> Path:
     config = tiny_config()
     config["model"]["model_type"] = "tiny"
     OmegaConf.save(OmegaConf.create(config), tmp_path / "config.yaml")
+    return tmp_path / "config.yaml"
 
-    def run(*words: object) -> tuple[int, list[dict[str, Any]]]:
+
+@pytest.fixture
+def write(config_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs the command on images; returns its exit code. The input gate, which would doubt the toy images, is content."""
+    monkeypatch.setattr(report_batches, "check_image", lambda image: [])
+
+    def write(*words: object, out: Path = tmp_path / "out" / "reports.jsonl") -> int:
         parser = argparse.ArgumentParser()
         generate.add_arguments(parser)
-        required = ["--cfg-path", tmp_path / "config.yaml", "--out", tmp_path / "out" / "reports.jsonl", "--images"]
-        code = generate.run(parser.parse_args([str(word) for word in (*required, *words)]))
+        with kept_logging():
+            return generate.run(parser.parse_args([str(word) for word in ("--cfg-path", config_path, "--out", out, "--images", *words)]))
+
+    return write
+
+
+@pytest.fixture
+def run(write: Callable[..., int], tmp_path: Path) -> Callable[..., tuple[int, list[dict[str, Any]]]]:
+    """`write` to JSON lines; returns its exit code and the lines of its output."""
+
+    def run(*words: object) -> tuple[int, list[dict[str, Any]]]:
+        code = write(*words)
         return code, [json.loads(line) for line in (tmp_path / "out" / "reports.jsonl").read_text(encoding="utf-8").splitlines()]
 
     return run
 
 
 Run = Callable[..., tuple[int, list[dict[str, Any]]]]
+Write = Callable[..., int]
 
 
 def test_a_split_of_a_prepared_folder(run: Run, tiny_storage: Path, tmp_path: Path) -> None:
@@ -44,7 +68,9 @@ def test_a_split_of_a_prepared_folder(run: Run, tiny_storage: Path, tmp_path: Pa
     assert rows[0]["prompt"] == "###Patient: <Img><ImageHere></Img> Describe this chest X-ray. ###Doctor: "
     assert rows[0]["decoding"]["max_new_tokens"] == 8
     assert rows[0]["model"]["arch"] == "mini_gpt4"
-    assert "research only" in rows[0]["notice"]
+    assert rows[0]["notice"] == RESEARCH_NOTICE
+    assert (rows[0]["truncated"], rows[0]["repeated"], rows[0]["concerns"]) == (True, False, [])
+    assert "truncated" in rows[0]["flags"]
     assert load_reports(tmp_path / "out" / "reports.jsonl") == {row["id"]: row["report"] for row in rows}
 
 
@@ -65,7 +91,7 @@ def test_unreadable_images_are_listed_and_not_fatal(
     (folder / "notes.txt").write_text("no image")
     code, rows = run(folder)
     assert (code, [row["id"] for row in rows]) == (0, ["a", "b", "ward/c"])
-    assert set(rows[0]) == {"id", "image", "error"}
+    assert set(rows[0]) == {"id", "image", "error", "concerns", "notice"}
     assert rows[1]["report"] == rows[2]["report"]
     assert "1 of 3 images could not be used" in capsys.readouterr().out
 
@@ -115,3 +141,113 @@ def test_unusable_arguments_are_refused(run: Run, tmp_path: Path, words: list[st
     with pytest.raises(DataError, match=message):
         run(*(word.format(folder=tmp_path / "empty") for word in words))
     assert not (tmp_path / "out").exists()
+
+
+def test_formats(write: Write, tiny_storage: Path, tmp_path: Path) -> None:
+    for name, words in (("a.csv", ()), ("a.txt", ()), ("a", ("--format", "jsonl"))):
+        assert write(tiny_storage, "--split", "val", *words, out=tmp_path / name) == 0
+    reports = load_reports(tmp_path / "a.csv")
+    assert list(reports) == ["x4", "x5"]
+    rows = list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines(keepends=True)))
+    assert json.loads(rows[0]["decoding"])["max_new_tokens"] == 8
+    assert [json.loads(line)["report"] for line in (tmp_path / "a").read_text().splitlines()] == list(reports.values())
+    assert all(report in (tmp_path / "a.txt").read_text() for report in reports.values())
+    with pytest.raises(DataError, match="which format"):
+        write(tiny_storage, out=tmp_path / "a.doc")
+
+
+def test_strict_refuses_what_is_otherwise_noted(
+    run: Run, tiny_storage: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(report_batches, "check_image", input_gate.check_image)
+    code, rows = run(tiny_storage, "--split", "val")
+    assert code == 0
+    assert [[concern["kind"] for concern in row["concerns"]] for row in rows] == [["too_small"]] * 2
+    assert "too_small 2" in capsys.readouterr().out
+    code, rows = run(tiny_storage, "--split", "val", "--strict", "--overwrite")
+    assert code == 1
+    assert all("refused by the input gate" in row["error"] and row["concerns"] for row in rows)
+
+
+# Interrupted -----------------------------------------------------------------------------------------------------
+
+
+def interrupt_after(num_batches: int, patch: pytest.MonkeyPatch) -> None:
+    """Let the next run end with Ctrl-C when it has written this many batches."""
+    generate_reports, calls = ReportPipeline.generate_reports, iter(range(num_batches))
+
+    def interrupted(self: ReportPipeline, *args: Any, **settings: Any) -> Any:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return generate_reports(self, *args, **settings)
+
+    patch.setattr(ReportPipeline, "generate_reports", interrupted)
+
+
+def test_an_interrupted_run_continues(run: Run, tiny_storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = (tiny_storage, "--batch-size", 2)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(3, patch)
+        with pytest.raises(KeyboardInterrupt):
+            run(*words)
+    assert "the same command continues" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".reports.jsonl.unfinished"]
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(2, patch)  # the two images that are left, and not one more
+        _, continued = run(tiny_storage, "--batch-size", 1)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["reports.jsonl"]
+    assert continued == run(*words, "--overwrite")[1]
+
+
+def test_an_image_that_was_replaced_meanwhile_is_written_about_anew(run: Run, tiny_storage: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        shutil.copy(tiny_storage / "image" / "x0.png", folder / f"{name}.png")
+    (folder / "a.png").write_bytes(b"no image")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(2, patch)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, "--batch-size", 1)
+    shutil.copy(tiny_storage / "image" / "x1.png", folder / "a.png")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(2, patch)  # a and c
+        rows = run(folder, "--batch-size", 1)[1]
+    assert ["report" in row for row in rows] == [True] * 3
+
+
+def test_reports_of_other_settings_are_not_mixed_in(run: Run, tiny_storage: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(2, patch)
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny_storage, "--batch-size", 2, "--options", "run.generation.max_new_tokens=3")
+    expected = run(tiny_storage, "--batch-size", 2)[1]
+    assert {row["decoding"]["max_new_tokens"] for row in expected} == {8}
+    (kept,) = (tmp_path / "out" / ".reports.jsonl.unfinished").iterdir()
+    assert kept.name == "unfinished-1.jsonl"
+    assert run(tiny_storage, "--batch-size", 2, "--overwrite")[1] == expected
+
+
+@pytest.mark.slow
+def test_two_ranks_write_the_same_file(run: Run, config_path: Path, tiny_storage: Path, tmp_path: Path, repo_root: Path) -> None:
+    words = ["--cfg-path", config_path, "--images", tiny_storage, "--batch-size", 3, "--out", tmp_path / "two.jsonl"]
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script]
+    done = subprocess.run([*map(str, [*launcher, *words])], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(repo_root)})
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "two.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == [f"x{i}" for i in range(8)]
+    without_concerns = [{**row, "concerns": []} for row in rows]  # the input gate is not silenced in the other processes
+    assert without_concerns == run(tiny_storage, "--batch-size", 3)[1]
+
+
+RANKS = """
+import sys
+from xraygpt.cli.main import main
+from xraygpt.datasets.builders import MIMICBuilder
+from xraygpt.models import MiniGPT4
+
+MiniGPT4.PRETRAINED_MODEL_CONFIG_DICT, MIMICBuilder.DATASET_CONFIG_DICT = {}, {}
+sys.exit(main(["generate", *sys.argv[1:]]))
+"""

@@ -66,6 +66,8 @@ def test_line_breaks_inside_a_report_are_kept(tmp_path: Path) -> None:
         ("r.csv", "id,report\n1,No, none.\n", "line 2: the row has not the 2 columns"),
         ("r.csv", "id,report\n1\n", "line 2: the row has not the 2 columns"),
         ("r.csv", 'id,report\n1,"a\n', "not CSV"),
+        ("r.csv", "id,report,error\n1,,damaged\n", "line 2: '1' has no report: damaged"),
+        ("r.jsonl", '{"id": "1", "error": "damaged"}', "line 1: '1' has no report: damaged"),
     ],
 )
 def test_refuses(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:

@@ -1,15 +1,19 @@
 """The terminal chat: lines in, text out."""
 
-from collections.abc import Callable
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from xraygpt.conversation import CONV_VISION
-from xraygpt.processors import Blip2ImageEvalProcessor
-from xraygpt.serving import ReportPipeline, TerminalChat
-from xraygpt.serving.terminal import TextWriter
+from xraygpt.processors import Blip2ImageEvalProcessor, input_gate
+from xraygpt.serving import RESEARCH_NOTICE, ReportPipeline, TerminalChat, terminal
+from xraygpt.serving.safety import FLAGS
+from xraygpt.serving.session import Answer, AnswerSentence, ChatSession, Turn
 
 SETTINGS = {"max_new_tokens": 8, "min_new_tokens": 1, "num_beams": 1, "do_sample": False}
 Talk = Callable[..., str]
@@ -21,8 +25,9 @@ def pipeline(tiny_model: Any) -> ReportPipeline:
 
 
 @pytest.fixture
-def talk(pipeline: ReportPipeline, tiny_storage: Path) -> Talk:
-    """Types lines, in which `{i}` is the path of image i, and returns what was shown."""
+def talk(pipeline: ReportPipeline, tiny_storage: Path, monkeypatch: pytest.MonkeyPatch) -> Talk:
+    """Types lines, in which `{i}` is the path of image i, and returns what was shown. The input gate is content unless a test says no."""
+    monkeypatch.setattr(terminal, "check_image", lambda image: [])
 
     def talk(*lines: str, **options: Any) -> str:
         shown: list[str] = []
@@ -40,16 +45,15 @@ def talk(pipeline: ReportPipeline, tiny_storage: Path) -> Talk:
     return talk
 
 
-def test_answers_are_those_of_the_chat(talk: Talk, pipeline: ReportPipeline, tiny_storage: Path) -> None:
-    chat = pipeline.new_chat()
-    conv, img_list = chat.new_conversation(), []
-    chat.upload_img(tiny_storage / "image" / "x0.png", conv, img_list)
-    expected = []
-    for question in ("What?", "Sure?"):
-        chat.ask(question, conv)
-        expected.append(chat.answer(conv, img_list, max_new_tokens=8)[0])
-    assert talk("/image {0}", "What?", "Sure?").split("\n", 1)[1] == "".join(f"{text}\n" for text in expected)
-    assert expected[0] != expected[1]
+def test_answers_are_those_of_the_session(talk: Talk, pipeline: ReportPipeline, tiny_storage: Path) -> None:
+    session = ChatSession(pipeline)
+    session.open_image(tiny_storage / "image" / "x0.png")
+    for question in ("", "What?", "Sure?"):
+        list(session.stream(question))
+    shown = talk("/image {0}", "/report", "What?", "Sure?")
+    places = [shown.index(turn.answer.text) for turn in session.turns]
+    assert places == sorted(places)
+    assert len({turn.answer.text for turn in session.turns}) == 3
 
 
 def test_reset_forgets_the_answers_and_keeps_the_image(talk: Talk) -> None:
@@ -67,10 +71,14 @@ def test_another_image_starts_another_conversation(talk: Talk) -> None:
     ("line", "shown"),
     [
         ("What?", "no image yet"),
+        ("/report", "no image yet"),
         ("/image", "Which image"),
         ("/image nowhere.png", "nowhere.png"),
         ("/picture x", "no command /picture"),
+        ("/save", "Write /save FILE"),
+        ("/save chat.txt", "chat.txt"),
         ("/help", "/reset"),
+        ("/help", RESEARCH_NOTICE),
     ],
 )
 def test_the_chat_goes_on_after_each_line(talk: Talk, line: str, shown: str) -> None:
@@ -87,21 +95,88 @@ def test_quit_ends_and_empty_lines_are_skipped(talk: Talk) -> None:
     assert talk("", "  ", "/quit", "/help") == ""
 
 
-def test_with_beams_the_whole_answer_is_shown_at_the_end(talk: Talk, pipeline: ReportPipeline) -> None:
-    pipeline.settings["num_beams"] = 2
-    assert len(talk("/image {0}", "What?").splitlines()[-1]) > 0
+def test_the_input_gate_warns(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "check_image", input_gate.check_image)
+    assert "Note on the image: The image has 32 x 40 pixels" in talk("/image {0}")
 
 
 def test_another_format_gives_another_answer(talk: Talk) -> None:
     assert talk("/image {0}", "What?", conv=CONV_VISION.copy()) != talk("/image {0}", "What?")
 
 
-@pytest.mark.parametrize("text", ["Clear lungs.###", "A ### Patient: more", "No  end\nat all ", "###", "Trailing space ###"])
-def test_writer_shows_what_stands_before_the_end_symbol(tiny_model: Any, text: str) -> None:
-    tokenizer = tiny_model.llama_tokenizer
-    shown: list[str] = []
-    writer = TextWriter(tokenizer, shown.append, end_sym="###")
-    for token in tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[0]:
-        writer.put(token.unsqueeze(0))
-    writer.end()
-    assert "".join(shown) == text.split("###")[0].strip()
+@pytest.mark.parametrize("ending", [".json", ".md"])
+def test_a_saved_conversation_carries_the_notice(talk: Talk, tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"chat{ending}"
+    assert f"Saved: {path}\n" in talk("/image {0}", "What?", f"/save {path}", about={"model": "tiny"})
+    text = path.read_text()
+    assert RESEARCH_NOTICE in text
+    assert "x0.png" in text
+    assert "tiny_storage" not in text
+    assert "exists already" in talk(f"/save {path}")
+
+
+def test_a_saved_conversation_has_questions_answers_and_settings(talk: Talk, tmp_path: Path) -> None:
+    talk("/image {0}", "/report", "What?", f"/save {tmp_path / 'chat.json'}")
+    saved = json.loads((tmp_path / "chat.json").read_text())
+    assert [turn["question"] for turn in saved["turns"]] == ["Write a report.", "What?"]
+    assert all(turn["answer"] for turn in saved["turns"])
+    assert saved["decoding"] == SETTINGS
+
+
+class CannedSession:
+    """Says what it is told to, and obeys `cancelled`."""
+
+    answer = Answer(
+        text="Clear lungs. Stable heart.",
+        sentences=[AnswerSentence("Clear lungs.", 0.9, 0, 3), AnswerSentence("Stable heart.", 0.25, 3, 6)],
+        truncated=True,
+        dropped_turns=1,
+    )
+
+    def __init__(self, pipeline: Any, *, conv: Any) -> None:
+        self.turns: list[Turn] = []
+
+    def open_image(self, image: Any) -> None:
+        """Accept it."""
+
+    def stream(self, question: str, *, cancelled: Callable[[], bool]) -> Iterator[str]:
+        """The pieces; after the first one Ctrl-C is pressed if the question says so."""
+        self.turns.append(Turn(question, self.answer))
+        for piece in ("Clear lungs. ", "Stable heart."):
+            if cancelled():
+                return
+            yield piece
+            if question == "interrupt":
+                os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture
+def canned(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> Talk:
+    monkeypatch.setattr(terminal, "ChatSession", CannedSession)
+    return talk
+
+
+def test_what_an_answer_deserves_doubt_for_stands_below_it(canned: Talk) -> None:
+    lines = canned("/image {0}", "What?").splitlines()
+    assert lines[1:] == [
+        "Clear lungs. Stable heart.",
+        f"Note: {FLAGS['compares_with_prior']}",
+        f"Note: {FLAGS['truncated']}",
+        "Unsure (25%): Stable heart.",
+        "Note: The conversation is long: this was written without its oldest question.",
+    ]
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_chat(canned: Talk) -> None:
+    usual = signal.getsignal(signal.SIGINT)
+    shown = canned("/image {0}", "interrupt", "What?")
+    assert shown.count("Clear lungs. \n") == 1
+    assert shown.count("Clear lungs. Stable heart.\n") == 1
+    assert signal.getsignal(signal.SIGINT) is usual
+
+
+def test_a_second_ctrl_c_ends_as_usual() -> None:
+    with pytest.raises(KeyboardInterrupt), terminal.interrupts() as pressed:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert pressed()
+        os.kill(os.getpid(), signal.SIGINT)

@@ -25,6 +25,7 @@ COMMANDS = {
     "data": ("xraygpt.cli.data", "count, check and look at a prepared folder"),
     "tokenizer": ("xraygpt.cli.tokenizer", "train a small tokenizer and write an untrained language model beside it"),
     "generate": ("xraygpt.cli.generate", "write a report for each image of a folder"),
+    "serve": ("xraygpt.cli.serve", "answer over HTTP as OpenAI's API does, with the web page beside it"),
     "evaluate": ("xraygpt.cli.evaluate", "write reports for a split with a model, and score them"),
     "score": ("xraygpt.cli.score", "score generated reports against reference reports"),
     "label": ("xraygpt.cli.label", "label the findings that reports state"),

@@ -28,11 +28,14 @@ class ChatModel(Protocol):
     def context_length(self) -> int:
         """Most tokens of prompt and answer together."""
 
-    def encode_img(self, image: Tensor) -> Tensor:
-        """float32 [1, 3, S, S] → [1, Q, D_l]."""
+    def encode_once(self, image: Tensor) -> Tensor:
+        """float32 [1, 3, S, S] → [1, Q, D_l]; an image that was seen lately is not encoded again."""
 
     def prompt_wrap(self, prompts: Sequence[Sequence[str]]) -> list[list[int]]:
         """Token ids of prompts in parts."""
+
+    def new_cache(self) -> Any:
+        """What `generate` and `stream` take as `cache`, to read again only what has changed since the last turn."""
 
     def generate(self, prompts: Sequence[Sequence[str]], image_embeds: Tensor, **settings: Any) -> list[Any]:
         """For each prompt an object with `text` and `token_ids`."""
@@ -60,6 +63,7 @@ class Chat:
         self.vis_processor = vis_processor
         self.device = device
         self.open_image = open_image
+        self.cache = model.new_cache()
 
     def new_conversation(self) -> Conversation:
         """An empty conversation in the format that the model was trained with."""
@@ -81,7 +85,7 @@ class Chat:
             image = self.open_image(image)
         pixels = image if isinstance(image, Tensor) else self.vis_processor(image)
         pixels = pixels.unsqueeze(0) if pixels.ndim == 3 else pixels
-        img_list.append(self.model.encode_img(pixels.to(self.device)))
+        img_list.append(self.model.encode_once(pixels.to(self.device)))
         conv.append_message(conv.roles[0], IMAGE_BLOCK)
         return "Received."
 
@@ -91,7 +95,7 @@ class Chat:
         Raises:
             DataError: the question is empty.
         """
-        question = neutralise(text)
+        question = neutralise(text.encode(errors="replace").decode())  # half of a surrogate pair is no character
         if not question:
             raise DataError(f"The question {text!r} is empty, or nothing but markup. Ask it in words.")
         if conv.messages and conv.messages[-1][0] == conv.roles[0] and conv.messages[-1][1].endswith("</Img>"):
@@ -133,12 +137,16 @@ class Chat:
         """
         if not img_list or conv.num_images() != len(img_list):
             raise DataError(f"The conversation has {conv.num_images()} images, but {len(img_list)} were encoded. Upload an image first.")
-        asked = conv.copy()
-        asked.append_message(conv.roles[1], None)
-        parts = self._fitting_parts(asked, limit=min(max_length, self.model.context_length) - max_new_tokens)
+        if streamer is not None and num_beams > 1:
+            raise ValueError("With beams there is nothing to stream: they are only compared when all are complete.")
+        parts, dropped = self.fit(conv, max_new_tokens=max_new_tokens, max_length=max_length)
+        if dropped:
+            logger.warning("The conversation is too long: this answer was written without its %d oldest turns.", dropped)
         (written,) = self.model.generate(
             [parts],
             torch.cat(img_list),
+            cache=self.cache,
+            watch=None if streamer is None else lambda _, ids: bool(streamer.put(torch.tensor(ids[-1:]))),
             end_sym=conv.sep,
             max_new_tokens=max_new_tokens,
             min_new_tokens=min_length,
@@ -148,15 +156,29 @@ class Chat:
             temperature=temperature,
             repetition_penalty=repetition_penalty,
             length_penalty=length_penalty,
-            streamer=streamer,
         )
+        if streamer is not None:
+            streamer.end()
         text = written.text.split(f"{conv.roles[1]}:")[-1].strip()
         conv.append_message(conv.roles[1], neutralise(text))
         return text, written.token_ids
 
-    def _fitting_parts(self, conv: Conversation, *, limit: int) -> list[str]:
-        """The prompt in parts, of at most `limit` tokens, without as many of the oldest turns as that needs."""
-        dropped = 0
+    def fit(self, conv: Conversation, *, max_new_tokens: int, max_length: int = 2000) -> tuple[list[str], int]:
+        """What the model reads for the next answer, so that prompt and answer have their place in its context.
+
+        Args:
+            max_new_tokens: place for the answer.
+            max_length: as for `answer`.
+
+        Returns:
+            The prompt in parts, and how many of the oldest turns it lacks; images and system text stay.
+
+        Raises:
+            DataError: the question alone is too long.
+        """
+        conv, dropped = conv.copy(), 0
+        conv.append_message(conv.roles[1], None)
+        limit = min(max_length, self.model.context_length) - max_new_tokens
         while (length := len(self.model.prompt_wrap([conv.get_parts()])[0])) > limit:
             shorter = conv.without_oldest_turn()
             if shorter is None:
@@ -165,6 +187,4 @@ class Chat:
                     "Ask a shorter question, or allow fewer new tokens."
                 )
             conv, dropped = shorter, dropped + 1
-        if dropped:
-            logger.warning("The conversation is too long: this answer was written without its %d oldest turns.", dropped)
-        return conv.get_parts()
+        return conv.get_parts(), dropped

@@ -184,6 +184,9 @@ def _read(path: Path, problems: list[str]) -> Iterator[tuple[str, str, tuple[str
         raise DataError(f"{path}: expected a .jsonl or .csv file with the fields id and report, or .json {{id: report}}.")
     seen: dict[str, str] = {}
     for where, row in readers[path.suffix](path, problems):
+        if row.get("error"):
+            problems.append(f"{where}: {row.get('id')!r} has no report: {row['error']}")
+            continue
         if absent := [name for name in ("id", "report") if name not in row]:
             problems.append(f"{where}: no field {' and '.join(map(repr, absent))}; found: {', '.join(map(str, row)) or 'nothing'}")
             continue

@@ -19,9 +19,9 @@ from xraygpt.common.errors import CheckpointError, DataError
 from xraygpt.common.registry import registry
 from xraygpt.common.schema import path_field
 from xraygpt.conversation.prompts import IMAGE_PLACEHOLDER, load_prompts, question_prompt, split_at_images
-from xraygpt.models.blip2 import Blip2Base, QFormerSize, VitSize, build_qformer, build_vit, half_dtype_for, halve_matrices
-from xraygpt.models.generation import GeneratedText, generate_texts
+from xraygpt.models.blip2 import QFormerSize, VitSize, build_qformer, build_vit, half_dtype_for, halve_matrices
 from xraygpt.models.language_model import identity_differences, identity_of, load_language_model, load_tokenizer
+from xraygpt.models.report_writer import ReportWriter
 from xraygpt.models.sequence import IGNORE, TokenBatch, answer_ids, embed, pad_rows, prompt_ids
 from xraygpt.models.weights import load_into, load_qformer_weights, load_vit_weights
 
@@ -86,7 +86,7 @@ class MiniGPT4Config:
 
 
 @registry.register_model("mini_gpt4")
-class MiniGPT4(Blip2Base):
+class MiniGPT4(ReportWriter):
     """Writes a report for a radiograph.
 
     Args:
@@ -214,6 +214,7 @@ class MiniGPT4(Blip2Base):
                     "(model.allow_other_llm=True loads it all the same)."
                 )
         load_into(self, state, path)
+        self.seen_images.clear()
         self.llm_is_pretrained |= brings_llm
 
     def identity(self) -> dict[str, Any]:
@@ -239,6 +240,7 @@ class MiniGPT4(Blip2Base):
             if not (name == "llama_model" and quantized):
                 part.to(device)
         self.query_tokens.data = self.query_tokens.data.to(device)
+        self.seen_images.clear()
         return self
 
     @property
@@ -312,57 +314,3 @@ class MiniGPT4(Blip2Base):
             f"{self.llm_name} is pretrained. Likely causes: its weights are not what they should be (delta weights that were never merged, "
             "another version), its tokenizer belongs to another model, or the end symbol and template are foreign to it."
         )
-
-    # Writing ---------------------------------------------------------------------------------------------------
-
-    @property
-    def context_length(self) -> int:
-        """Positions that the language model was made for: prompt, image slots and answer together."""
-        return self.llama_model.config.max_position_embeddings
-
-    @torch.no_grad()
-    def generate(self, prompts: Sequence[str | Sequence[str]], image_embeds: Tensor, **settings: Any) -> list[GeneratedText]:
-        """Write one text for each prompt.
-
-        Args:
-            prompts: text with `<ImageHere>`, or parts; as many placeholders altogether as `image_embeds` has rows, in order.
-            image_embeds: [number of images, Q, D_l] from `encode_img`.
-            settings: see `xraygpt.models.generation.generate_texts`; `end_sym` is the model's unless given.
-        """
-        rows = self.prompt_wrap(prompts)
-        batch = pad_rows(rows, [0] * len(rows), pad_id=self.llama_tokenizer.pad_token_id, side="left")
-        inputs = embed(batch, self.llama_model.get_input_embeddings(), image_embeds)
-        settings = {"end_sym": self.end_sym, **settings}
-        with self.maybe_autocast():
-            return generate_texts(self.llama_model, self.llama_tokenizer, inputs, batch.attention_mask, **settings)
-
-    def report_prompt(self, question: str = "") -> str:
-        """The prompt that asks for a report: the question in the template; "" takes the first training prompt."""
-        return question_prompt(question, self.prompt_template) if question else self.prompt_list[0]
-
-    def write_reports(self, image: Tensor, prompt: str = "", **settings: Any) -> list[str]:
-        """float32 [B, 3, S, S] → B reports; `prompt` is a question as for `report_prompt`, `settings` are those of `generate`."""
-        return [written.text for written in self.generate_reports(image, prompt, **settings)[0]]
-
-    @torch.no_grad()
-    def generate_reports(self, image: Tensor, prompt: str = "", **settings: Any) -> tuple[list[GeneratedText], Tensor]:
-        """`write_reports` with all that is known of each row; the images are encoded once.
-
-        Returns:
-            The B reports, and the `image_features` of the B images.
-        """
-        with self.maybe_autocast():
-            queries = self.encode_queries(image.to(self.device))
-            image_embeds = self.llama_proj(queries)
-        text = self.report_prompt(prompt)
-        return self.generate([text] * len(image), image_embeds, **settings), _mean_of_queries(queries)
-
-    @torch.no_grad()
-    def image_features(self, image: Tensor) -> Tensor:
-        """float32 [B, 3, S, S] → float32 [B, D_q], by which images are compared: the mean over what the query tokens read."""
-        with self.maybe_autocast():
-            return _mean_of_queries(self.encode_queries(image.to(self.device)))
-
-
-def _mean_of_queries(queries: Tensor) -> Tensor:
-    return queries.float().mean(dim=1)

@@ -3,6 +3,7 @@
     base_processor    what every processor is
     blip_processors   image: blip2_image_train, blip2_image_eval; text: blip_caption, report_text
     image_io          open_image: the one place that opens an image file (PNG, JPEG; DICOM through dicom_io)
+    input_gate        check_image: does an image look like an upright frontal chest film?
     dicom_*           io: what is accepted; header: the elements that are read; pixels: decoding; display: stored values → grey
 
 Importing this package registers them. `load_processor` builds one from its name and its part of the YAML.
@@ -23,15 +24,20 @@ from xraygpt.processors.blip_processors import (
     ReportTextProcessor,
 )
 from xraygpt.processors.image_io import open_image
+from xraygpt.processors.input_gate import Concern, check_image, invert, require_frontal_film
 
 __all__ = [
     "BaseProcessor",
     "Blip2ImageEvalProcessor",
     "Blip2ImageTrainProcessor",
     "BlipCaptionProcessor",
+    "Concern",
     "ReportTextProcessor",
+    "check_image",
+    "invert",
     "load_processor",
     "open_image",
+    "require_frontal_film",
 ]
 
 

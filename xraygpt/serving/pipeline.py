@@ -15,16 +15,15 @@ from xraygpt.common.dist_utils import resolve_device
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.registry import registry, suggest
 from xraygpt.conversation import Chat
+from xraygpt.models.generation import GeneratedText
 from xraygpt.processors import load_processor, open_image
-
-RESEARCH_NOTICE = "For research only: not a medical device, and nothing written here is medical advice."
 
 
 class ReportPipeline:
     """Writes reports for images.
 
     Args:
-        model: has `write_reports` and `report_prompt`, and what `Chat` needs.
+        model: has `generate_reports` and `report_prompt`, and what `Chat` needs.
         vis_processor: Pillow image → float32 tensor [3, S, S].
         prompt: the question that asks for a report; "" takes the model's first training prompt.
         settings: the fields of `run.generation` but the prompt.
@@ -62,12 +61,21 @@ class ReportPipeline:
         """
         return self.vis_processor(image if isinstance(image, Image.Image) else open_image(image))
 
-    def write_reports(self, images: Sequence[Path | str | Image.Image | Tensor]) -> list[str]:
-        """One report for each image, written in one batch; a tensor is what `load_image` returns."""
+    def generate_reports(self, images: Sequence[Path | str | Image.Image | Tensor], **settings: Any) -> list[GeneratedText]:
+        """One report for each image with what is known of its writing, in one batch.
+
+        Args:
+            images: files, images, or tensors as `load_image` returns them.
+            settings: take the place of the pipeline's own.
+        """
         if not images:
             return []
         pixels = [image if isinstance(image, Tensor) else self.load_image(image) for image in images]
-        return self.model.write_reports(torch.stack(pixels), prompt=self.prompt, **self.settings)
+        return self.model.generate_reports(torch.stack(pixels), prompt=self.prompt, **self.settings | settings)[0]
+
+    def write_reports(self, images: Sequence[Path | str | Image.Image | Tensor]) -> list[str]:
+        """The texts of `generate_reports`."""
+        return [written.text for written in self.generate_reports(images)]
 
     def new_chat(self) -> Chat:
         """A chat with the model, whose images may be files."""

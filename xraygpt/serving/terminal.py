@@ -1,51 +1,43 @@
 """A chat in a terminal: questions in, answers out while they are written."""
 
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from transformers import TextStreamer
-
 from xraygpt.common.errors import DataError
 from xraygpt.conversation import Conversation
+from xraygpt.processors import open_image
+from xraygpt.processors.input_gate import check_image
 from xraygpt.serving.pipeline import ReportPipeline
+from xraygpt.serving.safety import RESEARCH_NOTICE, notes
+from xraygpt.serving.saved_chat import chat_record, remarks, save_chat
+from xraygpt.serving.session import ChatSession
 
-HELP = """\
+try:
+    import readline  # gives input() its line editing, and the questions of this session with the arrow keys
+except ImportError:  # Windows has a history of its own
+    pass
+else:
+    readline.parse_and_bind("tab: complete")  # names of files, which may hold any sign but white space
+    readline.set_completer_delims(" \t\n")
+
+HELP = f"""\
 Type a question about the image, or:
   /image PATH   talk about another image (PNG, JPEG or DICOM)
+  /report       write the report
   /reset        forget what was said about this image
+  /save FILE    write the conversation to a .md or .json file
   /help         this text
   /quit         end (so does the end of the input)
+Ctrl-C stops an answer; what was written stays.
+{RESEARCH_NOTICE}
 """
 
 Write = Callable[[str], Any]
 """Gets text to show, with its line ends."""
-
-
-class TextWriter(TextStreamer):
-    """Passes an answer on as it is generated, up to its end symbol.
-
-    Args:
-        tokenizer: of the model.
-        write: gets each piece of the answer.
-        end_sym: ends the answer; neither it nor what follows is passed on.
-    """
-
-    def __init__(self, tokenizer: Any, write: Write, *, end_sym: str) -> None:
-        super().__init__(tokenizer, skip_special_tokens=True)
-        self.write = write
-        self.end_sym = end_sym
-        self.text = ""
-        self.num_written = 0
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Called by transformers with each new piece of text, which ends where a word ends."""
-        self.text = (self.text + text).lstrip()
-        answer = self.text.split(self.end_sym)[0] if self.end_sym.strip() else self.text
-        answer = answer.rstrip()  # space is shown with the word after it, if one comes
-        self.write(answer[self.num_written :])
-        self.num_written = max(self.num_written, len(answer))
 
 
 class TerminalChat:
@@ -55,17 +47,16 @@ class TerminalChat:
         pipeline: the model and its settings.
         write: gets the text to show.
         conv: the empty conversation that each image starts with; none: in the format that the model was trained with.
+        about: what a saved conversation says about the model, plain values.
     """
 
-    def __init__(self, *, pipeline: ReportPipeline, write: Write, conv: Conversation | None = None) -> None:
-        self.chat = pipeline.new_chat()
-        self.tokenizer = pipeline.model.llama_tokenizer
-        self.settings = dict(pipeline.settings)
-        self.settings["min_length"] = self.settings.pop("min_new_tokens")
+    def __init__(
+        self, *, pipeline: ReportPipeline, write: Write, conv: Conversation | None = None, about: dict[str, Any] | None = None
+    ) -> None:
+        self.session = ChatSession(pipeline, conv=conv)
         self.write = write
-        self.empty_conv = conv or self.chat.new_conversation()
-        self.image_conv = self.conv = self.empty_conv.copy()
-        self.img_list: list[Tensor] = []
+        self.about = {"decoding": pipeline.settings, **(about or {})}
+        self.image_name = ""
 
     def run(self, read: Callable[[], str]) -> None:
         """Handle lines until /quit, or until `read` raises EOFError."""
@@ -90,9 +81,13 @@ class TerminalChat:
         command, _, argument = line.partition(" ")
         if command == "/image":
             self.open_image(argument.strip())
+        elif command == "/report":
+            self.ask("")
         elif command == "/reset":
-            self.conv = self.image_conv.copy()
+            self.session.reset()
             self.write("The conversation starts anew.\n")
+        elif command == "/save":
+            self.save(argument.strip())
         elif command == "/help":
             self.write(HELP)
         elif command.startswith("/"):
@@ -101,25 +96,51 @@ class TerminalChat:
             self.ask(line)
 
     def open_image(self, path: str | Path) -> None:
-        """Start a conversation about another image."""
+        """Start a conversation about another image, and say what the input gate thinks of it."""
         if not str(path):
             raise DataError("Which image? Write /image PATH.")
-        conv, img_list = self.empty_conv.copy(), list[Tensor]()
-        self.chat.upload_img(Path(path).expanduser(), conv, img_list)
-        self.image_conv, self.conv, self.img_list = conv, conv.copy(), img_list
-        self.write(f"Image: {path}\n")
+        image = open_image(Path(path).expanduser())
+        self.session.open_image(image)
+        self.image_name = str(path)
+        self.write("\n".join([f"Image: {path}", *notes(concerns=[concern.message for concern in check_image(image)])]) + "\n")
 
     def ask(self, question: str) -> None:
-        """Answer a question. One that cannot be answered is not kept."""
-        if not self.img_list:
+        """Answer a question, "" for the report, and remark on what the answer deserves doubt for."""
+        if not self.image_name:
             raise DataError("There is no image yet. Write /image PATH first.")
-        conv = self.conv.copy()
-        self.chat.ask(question, conv)
-        if self.settings["num_beams"] > 1:  # beams are only compared when all are complete: nothing to show before
-            text, _ = self.chat.answer(conv, self.img_list, **self.settings)
-            self.write(text)
-        else:
-            writer = TextWriter(self.tokenizer, self.write, end_sym=conv.sep)
-            self.chat.answer(conv, self.img_list, **self.settings, streamer=writer)
-        self.write("\n")
-        self.conv = conv
+        with interrupts() as interrupted:
+            for piece in self.session.stream(question, cancelled=interrupted):
+                self.write(piece)
+        lines = remarks(self.record()["turns"][-1])
+        self.write("\n".join(["", *lines]) + "\n")
+
+    def save(self, path: str) -> None:
+        """Write the conversation to a file."""
+        if not path:
+            raise DataError("Where? Write /save FILE, with a name that ends in .md or .json.")
+        save_chat(Path(path).expanduser(), self.record())
+        self.write(f"Saved: {path}\n")
+
+    def record(self) -> dict[str, Any]:
+        """The conversation as plain values, with the name of the image but not its folder."""
+        return chat_record(self.session.turns, image=Path(self.image_name).name, about=self.about)
+
+
+@contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether Ctrl-C was pressed. Inside, the first Ctrl-C is only noted; the second one acts as usual."""
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread alone
+        yield pressed.is_set
+        return
+    usual = signal.getsignal(signal.SIGINT)
+
+    def note(*_: Any) -> None:
+        pressed.set()
+        signal.signal(signal.SIGINT, usual)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, usual)

@@ -17,6 +17,7 @@ from xraygpt.common.config import Config
 from xraygpt.common.dist_utils import broadcast_object, is_main_process
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.files import write_json_lines
+from xraygpt.common.journal import Journal, weights_sha256
 from xraygpt.common.registry import registry, suggest
 from xraygpt.common.seed import stateless_seed
 from xraygpt.datasets.dataloaders import evenly_spaced, split_into_batches
@@ -37,7 +38,6 @@ from xraygpt.tasks.evaluated_split import (
     sha256_of,
 )
 from xraygpt.tasks.image_text_pretrain import ImageTextPretrainTask, mean_loss
-from xraygpt.tasks.journal import Journal, weights_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -172,15 +172,14 @@ class ReportGenerationTask(ImageTextPretrainTask):
 
     def _write(self, model: Any, samples: dict[str, Any]) -> list[Row]:
         ids = samples["sample_id"]
-        if self.settings["do_sample"]:
-            # What is drawn depends on the batch alone, not on which were written before it.
-            torch.manual_seed(stateless_seed(self.cfg.run_cfg.seed, zlib.crc32(ids[0].encode())))
+        # What is drawn for an image depends on its id alone, not on the batch that it is in.
+        seeds = [stateless_seed(self.cfg.run_cfg.seed, zlib.crc32(key.encode())) for key in ids] if self.settings["do_sample"] else None
         start = time.perf_counter()
-        reports, features = model.generate_reports(samples["image"], prompt=self.question, **self.settings)
+        reports, features = model.generate_reports(samples["image"], prompt=self.question, seed=seeds, **self.settings)
         seconds = (time.perf_counter() - start) / len(ids)
         encoded = [base64.b64encode(row.tobytes()).decode() for row in features.float().cpu().numpy()]
         return [
-            {"id": key, "report": written.text, "truncated": written.truncated, "seconds": seconds, "features": image}
+            {"id": key, "report": written.text, "truncated": written.truncated or written.repeated, "seconds": seconds, "features": image}
             for key, written, image in zip(ids, reports, encoded, strict=True)
         ]
 

@@ -1,4 +1,4 @@
-"""What an interrupted evaluation finds again, and what it must not use."""
+"""What an interrupted run finds again, and what it must not use."""
 
 import json
 import logging
@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from xraygpt.common import journal as journal_module
 from xraygpt.common.errors import DataError
-from xraygpt.tasks import journal as journal_module
-from xraygpt.tasks.journal import Journal, weights_sha256
+from xraygpt.common.journal import Journal, weights_sha256
 
 IDENTITY = {"weights": "abc", "prompt": "What is seen?"}
 ROWS = [{"id": "a", "report": "Clear lungs."}, {"id": "b", "report": "Pleuraerguß."}]

@@ -1,4 +1,4 @@
-"""Reports that an evaluation has finished, on disk while it runs: an interrupted one continues where it stood.
+"""Reports that are finished, on disk while others are written: an interrupted evaluation or `xraygpt generate` continues where it stood.
 
 Each rank appends to a file of its own, `.predictions.rank{r}.jsonl`:
 
@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 
 class Journal:
-    """The finished samples of one evaluation. Every rank makes one, at the same time.
+    """The finished samples of one run. Every rank makes one, at the same time.
 
     Reports of another identity are never mixed in and never deleted: their file gets a name under which they can be found again.
 
@@ -91,7 +91,7 @@ class Journal:
         there, here = stored.get("journal", {}), header["journal"]
         different = ", ".join(name for name in {**there, **here} if there.get(name) != here.get(name))
         logger.warning(
-            "%s holds reports of an unfinished evaluation that differs from this one in: %s. They are not used; they are now in %s.",
+            "%s holds reports of an unfinished run that differs from this one in: %s. They are not used; they are now in %s.",
             path, different, kept,
         )  # fmt: skip
 

@@ -1,0 +1,217 @@
+"""The page without a browser: what its actions do, what it shows, what it keeps."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.serving.made_session import REPORT, MadeSession, made_answer, made_look, made_pipeline
+from xraygpt.serving import web_actions, web_workspace
+from xraygpt.serving.safety import RESEARCH_NOTICE
+from xraygpt.serving.session import Turn
+from xraygpt.serving.web import build_page
+from xraygpt.serving.web_actions import BEAMS, GREEDY, SAMPLING, PageActions, decoding_settings, suggested_questions
+from xraygpt.serving.web_export import EXPORTS, export
+from xraygpt.serving.web_view import answer_flags, conversation_html, film_uri, finding_rows
+from xraygpt.serving.web_workspace import Workspace, Workspaces
+
+SETTINGS = decoding_settings(GREEDY, 4, 1.0, 0.9, 120, 0)
+
+
+@pytest.fixture
+def actions() -> PageActions:
+    return PageActions(made_look, threading.Lock())
+
+
+@pytest.fixture
+def workspace() -> Workspace:
+    return Workspace(MadeSession)
+
+
+def make_film(seed: int = 0) -> Image.Image:
+    """Noise: no chest film, but an image."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (160, 140), dtype=np.uint8))
+
+
+def last(screens: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    """The last of the screens."""
+    return list(screens)[-1]
+
+
+def test_a_file_is_removed_once_it_is_opened(actions: PageActions, workspace: Workspace, tmp_path: Path) -> None:
+    make_film().save(tmp_path / "Jane Doe.png")
+    screen = actions.open_file(workspace, tmp_path / "Jane Doe.png")
+    assert screen["film"].startswith("data:image/png;base64,")
+    assert list(tmp_path.iterdir()) == []
+    assert workspace.current is not None
+    assert workspace.current.title == "1 · Jane Doe.png"
+
+
+def test_what_is_no_image_is_refused_without_its_name(actions: PageActions, workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "Jane Doe.txt").write_text("a letter")
+    screen = actions.open_file(workspace, tmp_path / "Jane Doe.txt")
+    assert "not a PNG, JPEG or DICOM" in screen["alerts"]
+    assert "Jane" not in screen["alerts"]
+    assert list(tmp_path.iterdir()) == []
+    assert workspace.current is None
+
+
+def test_too_many_pixels_are_refused(actions: PageActions, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_actions, "MAX_PIXELS", 100)
+    make_film().save(tmp_path / "x.png")
+    assert "at most 100" in actions.open_file(workspace, tmp_path / "x.png")["alerts"]
+    assert workspace.current is None
+
+
+@pytest.mark.parametrize(
+    ("question", "message"), [("  ", "Type a question"), ("x" * 2001, "at most 2000"), ("Bones?", "Open a radiograph first")]
+)
+def test_questions_that_are_not_asked(actions: PageActions, workspace: Workspace, question: str, message: str) -> None:
+    assert message in last(actions.ask(workspace, question, SETTINGS))["alerts"]
+
+
+def test_an_answer_is_being_written_only_once(actions: PageActions, workspace: Workspace) -> None:
+    chat = workspace.open(make_film(), "x.png")
+    writing = actions.write(workspace, "", SETTINGS)
+    assert next(writing)["is_writing"]
+    assert "is being written" in last(actions.write(workspace, "", SETTINGS))["alerts"]
+    assert not last(writing)["is_writing"]
+    assert len(chat.session.turns) == 1
+
+
+def test_a_client_that_leaves_frees_the_model(actions: PageActions, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_actions, "SHOW_EVERY", 0.0)
+    chat = workspace.open(make_film(), "x.png")
+    writing = actions.write(workspace, "", SETTINGS)
+    next(writing)
+    next(writing)
+    assert actions.lock.locked()
+    writing.close()
+    assert not actions.lock.locked()
+    assert not chat.is_writing
+    assert REPORT[0][0].startswith(chat.session.turns[0].answer.text)
+
+
+def test_retrying_draws_with_another_seed(actions: PageActions, workspace: Workspace) -> None:
+    chat = workspace.open(make_film(), "x.png")
+    settings = decoding_settings(SAMPLING, 4, 0.7, 0.9, 120, 5)
+    for screens in (actions.write(workspace, "", settings), actions.retry(workspace, settings), actions.retry(workspace, settings)):
+        last(screens)
+    assert [asked["seed"] for _, asked in chat.session.asked] == [5, 6, 7]
+    assert len(chat.session.turns) == 1
+
+
+def test_editing_takes_the_question_back(actions: PageActions, workspace: Workspace) -> None:
+    workspace.open(make_film(), "x.png")
+    last(actions.ask(workspace, "Bones?", SETTINGS))
+    assert actions.edit(workspace, "Describe.")["question"] == "Bones?"
+    assert "no question" in actions.edit(workspace, "Describe.")["alerts"]
+
+
+def test_a_chosen_sentence_has_its_own_map(actions: PageActions, workspace: Workspace) -> None:
+    workspace.open(make_film(), "x.png")
+    last(actions.write(workspace, "", SETTINGS))
+    first, second = (actions.choose(workspace, 0, i)["heat"] for i in (0, 1))
+    assert first["uri"] != second["uri"]
+    assert REPORT[1][0] in second["caption"]
+    assert actions.choose(workspace, 0, 1)["heat"] == {}  # chosen again
+    assert actions.choose(workspace, 7, -1)["heat"] == {}  # there is no such sentence
+
+
+def test_inverting_and_turning_start_anew(actions: PageActions, workspace: Workspace) -> None:
+    film = make_film()
+    chat = workspace.open(film, "x.png")
+    last(actions.write(workspace, "", SETTINGS))
+    actions.correct(workspace, invert=True, turn=90)
+    assert np.array_equal(np.asarray(chat.film), np.rot90(255 - np.asarray(film)))
+    assert chat.session.film is chat.film
+    assert chat.session.turns == []
+
+
+@pytest.mark.parametrize("kind", EXPORTS)
+def test_every_export_carries_notice_flags_and_no_markup(workspace: Workspace, kind: str) -> None:
+    chat = workspace.open(make_film(), "x.png")
+    chat.session.turns.append(Turn("<b>Bones?</b>", made_answer(" ".join(text for text, _ in REPORT))))
+    text = export(chat, SETTINGS, kind)["text"]
+    assert RESEARCH_NOTICE in text
+    assert "0.31" in text or "31%" in text
+    if kind == "json":
+        assert [row["status"] for row in json.loads(text)["findings"]] == ["present", "present", "uncertain", "absent"]
+    if kind in ("page", "markdown"):
+        assert "<b>Bones" not in text
+
+
+def test_shown_texts_are_escaped(workspace: Workspace) -> None:
+    chat = workspace.open(make_film(), "x.png")
+    chat.session.turns.append(Turn("<script>", made_answer("<i>")))
+    chat.question, chat.written = "<u>", "<s>"
+    shown = conversation_html(chat)
+    assert all(tag not in shown for tag in ("<script>", "<i>", "<u>", "<s>"))
+
+
+def test_findings_come_present_first() -> None:
+    rows = finding_rows("No pneumothorax. Small left pleural effusion. Possible nodule.")
+    assert [(row.status, row.name, row.where) for row in rows] == [
+        ("present", "pleural effusion", "left, small"),
+        ("uncertain", "nodule", ""),
+        ("absent", "pneumothorax", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"truncated": True}, "cut off"),
+        ({"repeated": True}, "repeat"),
+        ({"dropped_turns": 2}, "2 oldest"),
+    ],
+)
+def test_a_reader_is_told(values: dict[str, Any], words: str) -> None:
+    (note,) = answer_flags(made_answer("The lungs are clear.", **{"truncated": False, **values}))
+    assert words in note
+
+
+def test_tabs_and_conversations_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_workspace, "MAX_WORKSPACES", 2)
+    monkeypatch.setattr(web_workspace, "MAX_CONVERSATIONS", 2)
+    tabs = Workspaces(MadeSession)
+    chats = [tabs.of("a").open(make_film(), f"{i}.png") for i in range(3)]
+    assert list(tabs.of("a").chats) == [2, 3]
+    assert chats[0].stop.is_set()
+    tabs.of("b")
+    tabs.of("c")
+    assert len(tabs) == 2
+    assert tabs.of("a").current is None  # forgotten, and new
+    tabs.close("a")
+    assert len(tabs) == 1
+
+
+def test_large_films_are_shown_smaller() -> None:
+    assert len(film_uri(Image.new("L", (4000, 3000)))) < len(film_uri(make_film())) * 3
+
+
+@pytest.mark.parametrize(
+    ("way", "expected"),
+    [
+        (GREEDY, {"num_beams": 1, "do_sample": False}),
+        (BEAMS, {"num_beams": 4, "do_sample": False}),
+        (SAMPLING, {"num_beams": 1, "do_sample": True, "temperature": 0.7, "top_p": 0.9, "seed": 3}),
+    ],
+)
+def test_controls_become_settings(way: str, expected: dict[str, Any]) -> None:
+    assert decoding_settings(way, 4, 0.7, 0.9, 50, 3) == {"max_new_tokens": 50, **expected}
+
+
+def test_suggestions_are_the_questions_of_training() -> None:
+    assert suggested_questions(made_pipeline().model) == ["Describe this film.", "What does it show?"]
+
+
+def test_the_page_offers_nothing_to_programs(tmp_path: Path) -> None:
+    page = build_page(made_pipeline(), new_session=MadeSession, look=made_look)
+    assert page.get_api_info()["named_endpoints"] == {}
+    assert page.analytics_enabled is False

@@ -1,0 +1,22 @@
+"""The web page beside the API."""
+
+import hmac
+from collections.abc import Sequence
+
+import gradio as gr
+from fastapi import FastAPI
+
+from xraygpt.serving.web import PAGE_OPTIONS
+
+PAGE_USER = "xraygpt"
+
+
+def mount_page(app: FastAPI, page: gr.Blocks, tokens: Sequence[str] = ()) -> None:
+    """Show the page at `/`, below the routes that `app` has. With tokens it asks for a login: user `xraygpt`, one of them as password."""
+
+    def may_enter(user: str, password: str) -> bool:
+        known = [hmac.compare_digest(password.encode(), token.encode()) for token in tokens]
+        return user == PAGE_USER and any(known)
+
+    # The history of runs would keep questions and answers in the browser.
+    gr.mount_gradio_app(app, page, path="/", auth=may_enter if tokens else None, run_history=False, show_error=False, **PAGE_OPTIONS)

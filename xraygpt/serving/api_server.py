@@ -1,0 +1,55 @@
+"""The server around the API: it stops without losing what it has begun."""
+
+import asyncio
+import ipaddress
+import logging
+import socket
+
+import uvicorn
+from fastapi import FastAPI
+
+from xraygpt.serving.api_service import ApiService
+
+logger = logging.getLogger(__name__)
+
+_CLOSING_SECONDS = 2  # for connections without a request; a page that is open in a browser keeps one for ever
+
+
+class ApiServer(uvicorn.Server):
+    """Serves until SIGINT or SIGTERM, then answers the requests that are inside and refuses others; a second SIGINT ends it at once.
+
+    Args:
+        app: with the routes of `service`.
+        host, port: where to listen; port 0: any that is free.
+    """
+
+    def __init__(self, app: FastAPI, service: ApiService, *, host: str, port: int) -> None:
+        self.service = service
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=host,
+                port=port,
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                timeout_graceful_shutdown=_CLOSING_SECONDS,
+            )
+        )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called by uvicorn when it is told to stop."""
+        self.service.is_stopping = True
+        if self.service.num_inside:
+            logger.info("Stopping: %d requests are answered first.", self.service.num_inside)
+        while self.service.num_inside and not self.force_exit:
+            await asyncio.sleep(0.05)
+        await super().shutdown(sockets)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens there."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

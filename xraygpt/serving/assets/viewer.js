@@ -1,0 +1,132 @@
+// The film, its heat map, and how they are looked at. Everything here happens in the browser; the server is not asked.
+const find = (selector) => element.querySelector(selector);
+const stage = find(".xg-stage"), layers = find(".xg-layers"), film = find(".xg-film"), heat = find(".xg-heat");
+const view = { zoom: 1, x: 0, y: 0, inverted: false, heatShown: true };
+const pointers = new Map();
+
+function fit() {
+  // The layers take the film's shape, as large as the stage allows, so that film and heat map lie on each other.
+  if (!film.naturalWidth) return;
+  const scale = Math.min(stage.clientWidth / film.naturalWidth, stage.clientHeight / film.naturalHeight);
+  layers.style.width = `${film.naturalWidth * scale}px`;
+  layers.style.height = `${film.naturalHeight * scale}px`;
+}
+film.addEventListener("load", fit);
+new ResizeObserver(fit).observe(stage);
+
+function setting(name) { return Number(find(`[data-set=${name}]`).value); }
+
+function draw() {
+  // The film stays reachable: it is moved by half its overhang at most.
+  const reachX = (stage.clientWidth * (view.zoom - 1)) / 2, reachY = (stage.clientHeight * (view.zoom - 1)) / 2;
+  view.x = Math.min(reachX, Math.max(-reachX, view.x));
+  view.y = Math.min(reachY, Math.max(-reachY, view.y));
+  layers.style.transform = `translate(-50%, -50%) translate(${view.x}px, ${view.y}px) scale(${view.zoom})`;
+  film.style.filter = `brightness(${setting("brightness")}%) contrast(${setting("contrast")}%) invert(${view.inverted ? 1 : 0})`;
+  heat.style.opacity = setting("opacity") / 100;
+  const hasHeat = Boolean(heat.getAttribute("src"));
+  heat.hidden = !(hasHeat && view.heatShown);
+  find(".xg-legend").hidden = find(".xg-heat-only").hidden = heat.hidden;
+  find("[data-do=heat]").disabled = !hasHeat;
+  find("[data-do=heat]").setAttribute("aria-pressed", String(!heat.hidden));
+  find("[data-do=invert]").setAttribute("aria-pressed", String(view.inverted));
+}
+
+function zoomBy(factor, x = 0, y = 0) {
+  // (x, y) from the middle of the stage stays where it is
+  const zoom = Math.min(12, Math.max(1, view.zoom * factor));
+  view.x = x - ((x - view.x) * zoom) / view.zoom;
+  view.y = y - ((y - view.y) * zoom) / view.zoom;
+  view.zoom = zoom;
+  draw();
+}
+
+function reset() {
+  Object.assign(view, { zoom: 1, x: 0, y: 0, inverted: false });
+  for (const name of ["brightness", "contrast"]) find(`[data-set=${name}]`).value = 100;
+  draw();
+}
+
+const actions = {
+  open: () => fileInput()?.click(),
+  in: () => zoomBy(1.4),
+  out: () => zoomBy(1 / 1.4),
+  fit: reset,
+  invert: () => { view.inverted = !view.inverted; draw(); },
+  heat: () => { view.heatShown = !view.heatShown; draw(); },
+};
+const move = (x, y) => { view.x += x; view.y += y; draw(); };
+const keys = {
+  "+": actions.in, "=": actions.in, "-": actions.out, "0": reset, o: actions.open, i: actions.invert, h: actions.heat,
+  ArrowLeft: () => move(40, 0), ArrowRight: () => move(-40, 0), ArrowUp: () => move(0, 40), ArrowDown: () => move(0, -40),
+};
+
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-do]");
+  if (button) actions[button.dataset.do]();
+  if (event.target.closest(".xg-empty")) fileInput()?.click();
+});
+element.addEventListener("input", draw);
+find(".xg-viewer").addEventListener("keydown", (event) => {
+  if (event.target.matches("input") || event.ctrlKey || event.metaKey || event.altKey || !keys[event.key]) return;
+  event.preventDefault();
+  keys[event.key]();
+});
+
+stage.addEventListener("wheel", (event) => {
+  if (layers.hidden || !(event.ctrlKey || view.zoom > 1 || document.activeElement === find(".xg-viewer"))) return; // else the page scrolls
+  event.preventDefault();
+  const box = stage.getBoundingClientRect();
+  zoomBy(Math.exp(-event.deltaY / 400), event.clientX - box.left - box.width / 2, event.clientY - box.top - box.height / 2);
+}, { passive: false });
+stage.addEventListener("pointerdown", (event) => {
+  pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+  if (event.target.tagName === "IMG") stage.setPointerCapture(event.pointerId);
+});
+stage.addEventListener("pointermove", (event) => {
+  const before = pointers.get(event.pointerId);
+  if (!before) return;
+  const now = { x: event.clientX, y: event.clientY };
+  if (pointers.size === 2) {
+    const other = [...pointers].find(([id]) => id !== event.pointerId)[1];
+    const distance = (p) => Math.hypot(p.x - other.x, p.y - other.y) || 1;
+    zoomBy(distance(now) / distance(before));
+  } else {
+    move(now.x - before.x, now.y - before.y);
+  }
+  pointers.set(event.pointerId, now);
+});
+for (const kind of ["pointerup", "pointercancel"]) stage.addEventListener(kind, (event) => pointers.delete(event.pointerId));
+
+// A file that is dropped on the film goes to the page's own upload field.
+function fileInput() { return document.querySelector("#xg-upload input[type=file]"); }
+stage.addEventListener("dragover", (event) => { event.preventDefault(); stage.classList.add("xg-over"); });
+stage.addEventListener("dragleave", () => stage.classList.remove("xg-over"));
+stage.addEventListener("drop", (event) => {
+  event.preventDefault();
+  stage.classList.remove("xg-over");
+  const input = fileInput();
+  if (!input || !event.dataTransfer.files.length) return;
+  const transfer = new DataTransfer();
+  transfer.items.add(event.dataTransfer.files[0]);
+  input.files = transfer.files;
+  input.dispatchEvent(new Event("change", { bubbles: true }));
+});
+
+function showFilm() {
+  const uri = props.value || "";
+  layers.hidden = !uri;
+  find(".xg-empty").hidden = Boolean(uri);
+  if (uri) film.src = uri; else film.removeAttribute("src");
+  reset();
+}
+function showHeat() {
+  const shown = props.heat || {};
+  if (shown.uri) { heat.src = shown.uri; view.heatShown = true; } else heat.removeAttribute("src");
+  find(".xg-caption").textContent = shown.caption || "";
+  draw();
+}
+watch("value", showFilm);
+watch("heat", showHeat);
+showFilm();
+showHeat();

@@ -1,0 +1,92 @@
+"""Reports for many images: files are opened and checked while the model writes about the batch before."""
+
+import math
+import zlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from xraygpt.common.errors import DataError
+from xraygpt.common.seed import stateless_seed
+from xraygpt.models.generation import GeneratedText
+from xraygpt.processors import open_image
+from xraygpt.processors.input_gate import Concern, check_image
+from xraygpt.serving.pipeline import ReportPipeline
+from xraygpt.serving.safety import find_flags
+
+Images = Sequence[tuple[str, Path]]
+"""(identifier, file) of each image."""
+Row = dict[str, Any]
+"""One image and its report, or its error; see `xraygpt.serving.report_files`."""
+
+
+@dataclass(frozen=True)
+class Film:
+    """An image file as far as it could be used: float32 [3, S, S], or an error; and what the input gate says about it."""
+
+    pixels: Tensor | None
+    concerns: tuple[Concern, ...] = ()
+    error: str = ""
+
+
+def load_film(pipeline: ReportPipeline, path: Path, *, strict: bool) -> Film:
+    """Open an image and ask the input gate about it; with `strict`, any concern is an error."""
+    try:
+        image = open_image(path)
+        concerns = tuple(check_image(image))
+        if strict and concerns:
+            refused = f"{path}: refused by the input gate. {' '.join(concern.message for concern in concerns)}"
+            return Film(None, concerns, refused)
+        return Film(pipeline.load_image(image), concerns)
+    except DataError as error:
+        return Film(None, error=str(error))
+
+
+def load_ahead(pipeline: ReportPipeline, batches: Sequence[Images], *, strict: bool) -> Iterator[list[Film]]:
+    """The films of each batch in order; one batch is loaded ahead, in threads."""
+    with ThreadPoolExecutor() as pool:
+        loading: deque[Any] = deque()
+        for batch in batches:
+            loading.append([pool.submit(load_film, pipeline, path, strict=strict) for _, path in batch])
+            if len(loading) > 1:
+                yield [film.result() for film in loading.popleft()]
+        while loading:
+            yield [film.result() for film in loading.popleft()]
+
+
+def write_batches(pipeline: ReportPipeline, batches: Sequence[Images], *, seed: int, strict: bool = False) -> Iterator[list[Row]]:
+    """Write a report for each image.
+
+    Args:
+        batches: images that are written about together. All have the same prompt, so no order of theirs saves padding.
+        seed: of sampling; with the identifier of an image it decides what is drawn for it, whatever its batch.
+        strict: an image that the input gate has a concern about gets no report.
+
+    Yields:
+        The rows of each batch, in order. An image that cannot be used has an "error" in place of a report.
+    """
+    for batch, films in zip(batches, load_ahead(pipeline, batches, strict=strict), strict=True):
+        usable = [(image_id, film.pixels) for (image_id, _), film in zip(batch, films, strict=True) if film.pixels is not None]
+        seeds = [stateless_seed(seed, zlib.crc32(image_id.encode())) for image_id, _ in usable]
+        written = iter(pipeline.generate_reports([pixels for _, pixels in usable], seed=seeds))
+        rows = []
+        for (image_id, path), film in zip(batch, films, strict=True):
+            row: Row = {"id": image_id, "image": path.as_posix()}
+            row |= {"error": film.error} if film.pixels is None else _report_fields(next(written))
+            rows.append(row | {"concerns": [asdict(concern) for concern in film.concerns]})
+        yield rows
+
+
+def _report_fields(written: GeneratedText) -> Row:
+    return {
+        "report": written.text,
+        "flags": find_flags(written.text, truncated=written.truncated, repeated=written.repeated),
+        "confidence": round(math.exp(math.fsum(written.log_probs) / len(written.log_probs)), 4),
+        "truncated": written.truncated,
+        "repeated": written.repeated,
+    }

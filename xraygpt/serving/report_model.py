@@ -1,0 +1,178 @@
+"""The Python interface, in five lines:
+
+from xraygpt import load_model
+model = load_model("output/quickstart/stage2/checkpoint_best.pth")     # or a YAML of eval_configs
+print(model.report("x.png"))
+chat = model.chat("x.png")
+print(chat.ask("Is there an effusion?"))
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from PIL import Image
+
+from xraygpt.common.checkpoint import load_checkpoint
+from xraygpt.common.config import Config
+from xraygpt.common.errors import CheckpointError, ConfigError
+from xraygpt.processors import open_image
+from xraygpt.processors.input_gate import Concern, check_image, require_frontal_film
+from xraygpt.serving.pipeline import ReportPipeline
+from xraygpt.serving.safety import RESEARCH_NOTICE, find_flags, with_notice
+from xraygpt.serving.saved_chat import chat_record, save_chat
+from xraygpt.serving.session import Answer, ChatSession
+
+YAML_SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the model wrote about an image. `str()` of it has the notes and the research notice below the text.
+
+    Attributes:
+        text: the words of the model alone.
+        flags: names of `xraygpt.serving.safety.FLAGS`, why the text deserves doubt.
+        concerns: what the input gate says about the image.
+        notice: the research notice.
+    """
+
+    text: str
+    flags: tuple[str, ...] = ()
+    concerns: tuple[Concern, ...] = ()
+    notice: str = RESEARCH_NOTICE
+
+    def __str__(self) -> str:
+        return with_notice(self.text, flags=self.flags, concerns=[concern.message for concern in self.concerns])
+
+
+class ReportModel:
+    """A trained model, ready to write; made by `load_model`."""
+
+    def __init__(self, pipeline: ReportPipeline) -> None:
+        self.pipeline = pipeline
+
+    def report(self, image: str | Path | Image.Image, *, strict: bool = False, **settings: Any) -> Report:
+        """Write the report of one image.
+
+        Args:
+            image: a PNG, JPEG or DICOM file, or a Pillow image of mode "L" or "RGB".
+            strict: refuse an image that the input gate has a concern about, instead of noting it in the report.
+            settings: keys of `run.generation`, in place of the model's: `num_beams=4`.
+
+        Raises:
+            DataError: the image cannot be used.
+        """
+        return self.reports([image], strict=strict, **settings)[0]
+
+    def reports(self, images: Sequence[str | Path | Image.Image], *, strict: bool = False, **settings: Any) -> list[Report]:
+        """`report` for several images at once, in one batch."""
+        opened = [_open(image, strict=strict) for image in images]
+        written = self.pipeline.generate_reports([film for film, _ in opened], **settings)
+        return [
+            Report(text.text, tuple(find_flags(text.text, truncated=text.truncated, repeated=text.repeated)), concerns)
+            for text, (_, concerns) in zip(written, opened, strict=True)
+        ]
+
+    def chat(self, image: str | Path | Image.Image, *, strict: bool = False, **settings: Any) -> "ImageChat":
+        """Start a conversation about one image; the arguments are those of `report`."""
+        film, concerns = _open(image, strict=strict)
+        return ImageChat(
+            self.pipeline, film, concerns=concerns, name=Path(image).name if isinstance(image, str | Path) else "", settings=settings
+        )
+
+
+class ImageChat:
+    """A conversation about one image; made by `ReportModel.chat`.
+
+    Attributes:
+        session: the conversation itself, with `turns`, `undo()` and `reset()`.
+        concerns: what the input gate says about the image.
+    """
+
+    def __init__(
+        self, pipeline: ReportPipeline, film: Image.Image, *, concerns: tuple[Concern, ...], name: str, settings: dict[str, Any]
+    ) -> None:
+        self.session = ChatSession(pipeline)
+        self.session.open_image(film)
+        self.concerns, self.name, self.settings = concerns, name, settings
+        self.decoding = pipeline.settings | settings
+
+    def ask(self, question: str = "") -> Report:
+        """Ask about the image; no question asks for the report.
+
+        Raises:
+            DataError: the question is too long, or nothing but markup.
+        """
+        for _ in self.stream(question):
+            pass
+        answer: Answer = self.session.turns[-1].answer
+        return Report(answer.text, tuple(find_flags(answer.text, truncated=answer.truncated, repeated=answer.repeated)), self.concerns)
+
+    def stream(self, question: str = "") -> Iterator[str]:
+        """`ask`, in pieces as they are written. Show `xraygpt.serving.RESEARCH_NOTICE` with them."""
+        return self.session.stream(question, settings=self.settings)
+
+    def save(self, path: str | Path) -> None:
+        """Write the conversation to a .md or .json file that does not exist yet."""
+        save_chat(Path(path), chat_record(self.session.turns, image=self.name, about={"decoding": self.decoding}))
+
+
+def load_model(path: str | Path, *, device: str = "auto", options: Sequence[str] = ()) -> ReportModel:
+    """Load a trained model.
+
+    Args:
+        path: a YAML such as those of eval_configs; or a checkpoint of this project, which brings the configuration that it was trained
+            with. That names other files (language model, earlier checkpoints, prompts), relative to the folder of the training.
+        device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:N".
+        options: override values of the configuration, as after `--options`: ["model.llama_model=weights/vicuna"].
+
+    Raises:
+        ConfigError: the configuration is not well-formed, or names files that are not there; all of them are listed.
+        CheckpointError: the checkpoint cannot be read, brings no configuration, or does not fit.
+    """
+    path = Path(path).expanduser()
+    words = [*options, f"run.device={device}"]
+    cfg = _read_yaml(path, words) if path.suffix.lower() in YAML_SUFFIXES else _read_stored(path, words)
+    return ReportModel(ReportPipeline.from_config(cfg))
+
+
+def _read_yaml(path: Path, options: Sequence[str]) -> Config:
+    return Config(argparse.Namespace(cfg_path=path, options=list(options)), needs=("model",))
+
+
+def _read_stored(path: Path, options: Sequence[str]) -> Config:
+    """The configuration in a checkpoint, with the checkpoint itself loaded after those that it was trained from."""
+    stored = load_checkpoint(path).get("config")
+    if not isinstance(stored, dict) or "model" not in stored:
+        raise CheckpointError(
+            f"{path} holds weights but no configuration, so that the model around them is not known. Give a YAML that names the file: "
+            f"load_model('eval_configs/xraygpt.yaml', options=['model.ckpt={path}'])."
+        )
+    earlier = stored["model"].get("ckpt") or []
+    files = [*([earlier] if isinstance(earlier, str) else earlier), str(path)]
+    stored = {**stored, "model": {**stored["model"], "ckpt": files}}
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "config.yaml"
+        OmegaConf.save(OmegaConf.create(stored), written)
+        try:
+            cfg = _read_yaml(written, options)
+        except ConfigError as error:
+            problems = str(error).partition("\n")[2] or str(error)
+            raise ConfigError(
+                f"The configuration in {path} cannot be used here. Its paths are relative to the folder of the training: start Python "
+                f"there, or give others with options=['KEY=VALUE', …].\n{problems}"
+            ) from None
+    cfg.cfg_path = str(path)
+    return cfg
+
+
+def _open(image: str | Path | Image.Image, *, strict: bool) -> tuple[Image.Image, tuple[Concern, ...]]:
+    film = image if isinstance(image, Image.Image) else open_image(image)
+    if strict:
+        require_frontal_film(film, name="the image" if isinstance(image, Image.Image) else str(image))
+    return film, tuple(check_image(film))

@@ -1,0 +1,342 @@
+"""The web page: a film on the left, the conversation about it on the right.
+
+`build_page` makes it, `PAGE_OPTIONS` are what `launch` and `gradio.mount_gradio_app` need to know of it. What the page remembers is in
+`web_workspace`, what its buttons do in `web_actions`, what it shows in `web_view`, its style and scripts in `assets/`.
+
+Nothing is asked of another host. Uploads go to a private temporary folder and are removed as soon as they are opened; everything else stays
+in memory until the tab is closed.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from xraygpt.processors import open_image
+from xraygpt.serving.pipeline import ReportPipeline
+from xraygpt.serving.safety import RESEARCH_NOTICE
+from xraygpt.serving.session import ChatSession
+from xraygpt.serving.web_actions import (
+    BEAMS,
+    GREEDY,
+    MAX_QUESTION,
+    SAMPLING,
+    Look,
+    PageActions,
+    Screen,
+    decoding_settings,
+    suggested_questions,
+)
+from xraygpt.serving.web_heat import looker
+from xraygpt.serving.web_view import conversation_html, data_uri, findings_html
+from xraygpt.serving.web_workspace import Workspace, Workspaces
+
+ASSETS = Path(__file__).with_name("assets")
+
+MAX_QUEUE = 16
+"""Answers and heat maps that wait for the model; who comes then is told that the queue is full."""
+
+MAX_NEW_TOKENS = 512
+"""Longest answer that can be asked for."""
+
+NUM_SUGGESTIONS = 6
+
+PAGE_OPTIONS: dict[str, Any] = {
+    "theme": gr.themes.Soft(
+        primary_hue="cyan",
+        secondary_hue="cyan",
+        neutral_hue="slate",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    ),
+    "css": (ASSETS / "page.css").read_text(encoding="utf-8"),
+    "max_file_size": "64mb",  # an uncompressed 16-bit film of 20 million pixels has 40
+    "footer_links": [],
+    "allowed_paths": [],
+}
+"""Keyword arguments of `Blocks.launch` and `gradio.mount_gradio_app`."""
+
+
+@dataclass(kw_only=True)
+class Parts:
+    """The components that change, by their names in a `Screen`."""
+
+    film: gr.HTML
+    conversation: gr.HTML
+    findings: gr.HTML
+    alerts: gr.HTML
+    question: gr.Textbox
+    chats: gr.Dropdown
+    saved: gr.HTML
+    upload: gr.File
+    report: gr.Button
+    ask: gr.Button
+    stop: gr.Button
+    retry: gr.Button
+    edit: gr.Button
+    clear: gr.Button
+    start: gr.Button
+    settings: list[Any]
+    suggestions: gr.HTML
+    examples: gr.HTML | None
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What an action may change."""
+        shown = [self.film, self.conversation, self.findings, self.alerts, self.question, self.chats, self.saved]
+        return [*shown, *self.idle_buttons, self.stop]
+
+    @property
+    def idle_buttons(self) -> list[gr.Button]:
+        """The buttons that do nothing while an answer is written."""
+        return [self.report, self.ask, self.retry, self.edit, self.clear]
+
+    def updates(self, screen: Screen) -> dict[Any, Any]:
+        """A screen as gradio takes it."""
+        changed = {
+            getattr(self, name): screen[name] for name in ("conversation", "findings", "alerts", "question", "saved") if name in screen
+        }
+        film = {"value": screen["film"]} if "film" in screen else {}
+        heat = {"heat": screen["heat"]} if "heat" in screen else {}
+        if film or heat:
+            changed[self.film] = gr.update(**film, **heat)
+        if "chats" in screen:
+            changed[self.chats] = _chat_list(screen["chats"])
+        if "is_writing" in screen:
+            changed |= {button: gr.update(interactive=not screen["is_writing"]) for button in self.idle_buttons}
+            changed[self.stop] = gr.update(interactive=screen["is_writing"])
+        return changed or {self.alerts: gr.skip()}  # gradio takes no empty dictionary
+
+
+def build_page(
+    pipeline: ReportPipeline,
+    *,
+    examples: Sequence[Path] = (),
+    new_session: Callable[[], ChatSession] | None = None,
+    look: Look | None = None,
+    lock: "threading.Lock | None" = None,
+) -> gr.Blocks:
+    """The page for a model. Launch or mount it with `PAGE_OPTIONS`.
+
+    Args:
+        pipeline: the model and its settings.
+        examples: image files to choose from, none of a patient who did not agree.
+        new_session: makes a conversation; None: `ChatSession(pipeline)`.
+        look: finds where the model looked; None: `web_heat.looker(pipeline)`.
+        lock: held while the model works; give the one of what else uses the model in this process.
+    """
+    os.environ["GRADIO_TEMP_DIR"] = _private_folder()
+    workspaces = Workspaces(new_session or (lambda: ChatSession(pipeline)))
+    actions = PageActions(look or looker(pipeline), lock or threading.Lock())
+    suggestions = suggested_questions(pipeline.model)[:NUM_SUGGESTIONS]
+    with gr.Blocks(title="XrayGPT", analytics_enabled=False, fill_width=True, delete_cache=(600, 600)) as page:
+        gr.HTML(_asset("head.html").replace("NOTICE", RESEARCH_NOTICE), js_on_load=None, elem_id="xg-head")
+        parts = _lay_out(pipeline, suggestions, examples)
+        _wire(parts, workspaces, actions, suggestions, examples)
+        page.unload(_forgetting(workspaces))
+    page.queue(max_size=MAX_QUEUE, default_concurrency_limit=4, api_open=False)
+    return page
+
+
+def _private_folder() -> str:
+    """A folder that only this user can read, removed when the program ends."""
+    folder = tempfile.mkdtemp(prefix="xraygpt-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
+
+
+# Layout ------------------------------------------------------------------------------------------------------------
+
+
+def _region(script: str, element: str, *, elem_id: str, **options: Any) -> gr.HTML:
+    """A part whose content the script takes from its value, so that no text passes through gradio's templates."""
+    return gr.HTML(html_template=element, js_on_load=_asset(script), elem_id=elem_id, apply_default_css=False, **options)
+
+
+def _lay_out(pipeline: ReportPipeline, suggestions: list[str], examples: Sequence[Path]) -> Parts:
+    live = '<div class="xg-region" aria-live="polite"></div>'
+    parts: dict[str, Any] = {}
+    with gr.Row(elem_id="xg-main"):
+        with gr.Column(scale=5, min_width=320, elem_id="xg-left"):
+            parts["film"] = _region("viewer.js", _asset("viewer.html"), elem_id="xg-viewer", value="", heat={})
+            parts["alerts"] = _region("html.js", live, elem_id="xg-alerts", value="")
+            parts["upload"] = gr.File(label="Radiograph", elem_id="xg-upload")  # out of sight: the viewer is its face
+            parts["examples"] = _examples(examples)
+        with gr.Column(scale=6, min_width=320, elem_id="xg-right"):
+            with gr.Row(elem_id="xg-chats"):
+                parts["chats"] = gr.Dropdown(
+                    label="Conversation",
+                    show_label=False,
+                    container=False,
+                    choices=[],
+                    interactive=True,
+                    scale=3,
+                    min_width=120,
+                    filterable=False,
+                )
+                parts["start"] = gr.Button("New", scale=1, min_width=64, elem_id="xg-new")
+            parts["conversation"] = _region(
+                "html.js",
+                live.replace("xg-region", "xg-region xg-talk").replace(
+                    'aria-live="polite"', 'role="log" aria-label="Conversation" tabindex="0"'
+                ),
+                elem_id="xg-conversation",
+                value=conversation_html(None),
+            )
+            parts |= _buttons() | _question_row(suggestions)
+            with gr.Accordion("Findings stated in the report", open=True, elem_id="xg-findings"):
+                parts["findings"] = _region(
+                    "html.js", '<div class="xg-region"></div>', elem_id="xg-findings-table", value=findings_html(None)
+                )
+            parts["saved"] = _region("save.js", _asset("save.html"), elem_id="xg-save", value=None)
+            parts["settings"] = _settings(pipeline)
+    gr.HTML(_asset("foot.html"), js_on_load=None, elem_id="xg-foot")
+    return Parts(**parts)
+
+
+def _buttons() -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    with gr.Row(elem_id="xg-actions"):
+        parts["report"] = gr.Button("Write report", variant="primary", scale=2, min_width=120, elem_id="xg-report")
+        parts["stop"] = gr.Button("Stop", interactive=False, variant="stop", min_width=72, elem_id="xg-stop")
+        parts["retry"] = gr.Button("Retry", min_width=72)
+        parts["edit"] = gr.Button("Edit last", min_width=72)
+        parts["clear"] = gr.Button("Clear", min_width=72)
+    return parts
+
+
+def _question_row(suggestions: list[str]) -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    with gr.Row(elem_id="xg-ask"):
+        parts["question"] = gr.Textbox(
+            placeholder="Ask about this radiograph",
+            label="Question",
+            show_label=False,
+            container=False,
+            lines=1,
+            max_lines=6,
+            max_length=MAX_QUESTION,
+            scale=5,
+        )
+        parts["ask"] = gr.Button("Ask", scale=1, min_width=72)
+    chips = [{"text": text} for text in suggestions]
+    parts["suggestions"] = _region("chips.js", '<div class="xg-chips"></div>', elem_id="xg-suggestions", value=chips)
+    return parts
+
+
+def _settings(pipeline: ReportPipeline) -> list[Any]:
+    """The controls of the decoding, in the order of `decoding_settings`."""
+    default = pipeline.settings
+    way = SAMPLING if default.get("do_sample") else BEAMS if default.get("num_beams", 1) > 1 else GREEDY
+    longest = min(MAX_NEW_TOKENS, pipeline.model.context_length // 2)
+    with gr.Accordion("How answers are written", open=False, elem_id="xg-settings"):
+        controls = [
+            gr.Radio([GREEDY, BEAMS, SAMPLING], value=way, label="Words", info="The first two give the same answer each time."),
+            gr.Slider(
+                2, 8, value=max(default.get("num_beams", 1), 4), step=1, label="Beams", info="Beam search: drafts kept side by side."
+            ),
+            gr.Slider(
+                0.1,
+                2.0,
+                value=default.get("temperature", 1.0),
+                step=0.1,
+                label="Temperature",
+                info="Sampling: lower is closer to the likeliest.",
+            ),
+            gr.Slider(
+                0.1, 1.0, value=default.get("top_p", 0.9), step=0.05, label="Top-p", info="Sampling: share of the probability drawn from."
+            ),
+            gr.Slider(8, longest, value=min(default["max_new_tokens"], longest), step=1, label="Longest answer", info="Tokens."),
+            gr.Number(0, precision=0, minimum=0, maximum=2**31 - 1, label="Seed", info="Sampling: the same seed, the same answer."),
+        ]
+    return controls
+
+
+def _examples(paths: Sequence[Path]) -> gr.HTML | None:
+    if not paths:
+        return None
+    chips: list[dict[str, str]] = []
+    for path in paths:
+        thumbnail = open_image(path)
+        thumbnail.thumbnail((96, 96), Image.Resampling.LANCZOS)
+        chips.append({"text": f"Example {len(chips) + 1}", "image": data_uri(thumbnail)})
+    return _region("chips.js", '<p class="xg-small">Examples</p><div class="xg-chips"></div>', elem_id="xg-examples", value=chips)
+
+
+def _chat_list(workspace: Workspace) -> Any:
+    current = workspace.current
+    choices = [(chat.title, chat.number) for chat in workspace.chats.values()]
+    return gr.update(choices=choices, value=current.number if current else None)
+
+
+# Events ------------------------------------------------------------------------------------------------------------
+
+
+def _forgetting(workspaces: Workspaces) -> Callable[[gr.Request], None]:
+    def forget(request: gr.Request) -> None:
+        workspaces.close(request.session_hash)
+
+    return forget
+
+
+def _wire(parts: Parts, workspaces: Workspaces, actions: PageActions, suggestions: list[str], examples: Sequence[Path]) -> None:
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    shown_on_film: dict[str, Any] = {**quiet, "show_progress": "minimal", "show_progress_on": parts.film}
+    quick: dict[str, Any] = {**quiet, "queue": False, "outputs": parts.outputs}
+    slow: dict[str, Any] = {**quiet, "outputs": parts.outputs, "concurrency_id": "model", "concurrency_limit": 1, "trigger_mode": "once"}
+
+    def once(action: Callable[..., Screen | None]) -> Callable[..., dict[Any, Any]]:
+        def handle(request: gr.Request, *values: Any) -> dict[Any, Any]:
+            return parts.updates(action(workspaces.of(request.session_hash), *values) or {})
+
+        return handle
+
+    def streamed(action: Callable[..., Iterator[Screen]]) -> Callable[..., Iterator[dict[Any, Any]]]:
+        def handle(request: gr.Request, *values: Any) -> Iterator[dict[Any, Any]]:
+            yield from (parts.updates(screen) for screen in action(workspaces.of(request.session_hash), *values))
+
+        return handle
+
+    def chosen(action: Callable[..., Screen]) -> Callable[..., dict[Any, Any]]:
+        def handle(request: gr.Request, event: gr.EventData, *values: Any) -> dict[Any, Any]:
+            return parts.updates(action(workspaces.of(request.session_hash), event, *values))
+
+        return handle
+
+    parts.upload.upload(once(actions.open_file), [parts.upload], **shown_on_film, outputs=parts.outputs).then(
+        lambda: None, None, parts.upload, **quiet, queue=False
+    )
+    if parts.examples is not None:
+        parts.examples.choose(chosen(lambda tab, event: actions.open_file(tab, examples[int(event.number)], keep=True)), None, **quick)
+    parts.alerts.fix(chosen(lambda tab, event: actions.correct(tab, bool(event.invert), int(event.rotate))), None, **quick)
+
+    parts.chats.input(once(actions.show), [parts.chats], **quick)
+    parts.start.click(once(actions.start), None, **quick)
+    parts.clear.click(once(actions.clear), None, **quick)
+    parts.stop.click(once(actions.stop), None, **quick)
+    parts.edit.click(once(lambda tab: actions.edit(tab, suggestions[0] if suggestions else "")), None, **quick)
+    parts.suggestions.choose(chosen(lambda tab, event: {"question": suggestions[int(event.number)]}), None, **quick)
+
+    ask = streamed(lambda tab, question, *controls: actions.ask(tab, question, decoding_settings(*controls)))
+    for trigger in (parts.ask.click, parts.question.submit):
+        trigger(ask, [parts.question, *parts.settings], **slow)
+    report = streamed(lambda tab, *controls: actions.write(tab, "", decoding_settings(*controls)))
+    parts.report.click(report, parts.settings, **slow)
+    parts.retry.click(streamed(lambda tab, *controls: actions.retry(tab, decoding_settings(*controls))), parts.settings, **slow)
+    parts.conversation.choose(
+        chosen(lambda tab, event: actions.choose(tab, int(event.turn), int(event.sentence))), None, **{**slow, **shown_on_film}
+    )
+    save = chosen(lambda tab, event, *controls: actions.save(tab, str(event.kind), decoding_settings(*controls)))
+    parts.saved.save(save, parts.settings, **quick)

@@ -1,0 +1,168 @@
+"""What the page remembers: for each open browser tab a workspace, in it a few conversations. In memory only, and bounded.
+
+A tab that is closed is forgotten at once; with too many tabs or conversations, the one that was not used for longest goes.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from xraygpt.processors.input_gate import Concern, check_image
+from xraygpt.serving.session import AnswerSentence, ChatSession
+
+MAX_WORKSPACES = 16
+"""Open tabs. Each conversation holds a film (up to 40 million pixels) and the model's memory of what was said."""
+
+MAX_CONVERSATIONS = 4
+"""Of a tab."""
+
+
+@dataclass(eq=False)
+class FilmChat:
+    """One conversation about one film.
+
+    Attributes:
+        number: counts the conversations of a tab from 1.
+        name: of the image file, without its folder.
+        film: as it was opened, turned or inverted.
+        session: the conversation itself.
+        concerns: what speaks against the film as an upright frontal chest radiograph.
+        question: what is being answered now; None while nothing is written.
+        written: the answer to it so far.
+        stop: set to end that answer.
+        selected: turn and sentence that the heat map is shown for.
+        heat_maps: (turn, sentence) → data URI, as far as they were asked for.
+        num_retries: of the last question, so that sampling draws anew.
+    """
+
+    number: int
+    name: str
+    film: Image.Image
+    session: ChatSession
+    concerns: list[Concern] = field(default_factory=list)
+    question: str | None = None
+    written: str = ""
+    stop: threading.Event = field(default_factory=threading.Event)
+    selected: tuple[int, int] | None = None
+    heat_maps: dict[tuple[int, int], str] = field(default_factory=dict)
+    num_retries: int = 0
+
+    @property
+    def title(self) -> str:
+        """How the list of conversations calls it."""
+        return f"{self.number} · {self.name}"
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether an answer is being written or waits for the model."""
+        return self.question is not None
+
+    @property
+    def chosen_sentence(self) -> AnswerSentence | None:
+        """The sentence that the heat map is shown for."""
+        if self.selected is None:
+            return None
+        turn, sentence = self.selected
+        return self.session.turns[turn].answer.sentences[sentence]
+
+    def choose(self, turn: int, sentence: int) -> None:
+        """Choose a sentence; one that is chosen already is let go, and one that there is not is ignored."""
+        turns = self.session.turns
+        known = 0 <= turn < len(turns) and 0 <= sentence < len(turns[turn].answer.sentences)
+        self.selected = (turn, sentence) if known and self.selected != (turn, sentence) else None
+
+    def forget_from(self, turn: int) -> None:
+        """Forget what was shown for this turn and those after it."""
+        self.selected = None
+        self.heat_maps = {key: uri for key, uri in self.heat_maps.items() if key[0] < turn}
+
+
+class Workspace:
+    """The conversations of one tab; the newest is shown first.
+
+    Args:
+        new_session: makes the session of a conversation.
+    """
+
+    def __init__(self, new_session: Callable[[], ChatSession]) -> None:
+        self.new_session = new_session
+        self.chats: dict[int, FilmChat] = {}
+        self.current: FilmChat | None = None
+        self._last_number = 0
+
+    def open(self, film: Image.Image, name: str) -> FilmChat:
+        """Start a conversation about a film and show it; the oldest goes if there are too many.
+
+        Args:
+            film: mode "L" or "RGB", from `open_image`.
+            name: of its file; a folder in it is left out.
+
+        Raises:
+            DataError: the film cannot be used; everything stays as it was.
+        """
+        concerns = check_image(film)
+        session = self.new_session()
+        session.open_image(film)
+        self._last_number += 1
+        chat = FilmChat(self._last_number, PurePath(name).name, film, session, concerns)
+        self.chats[chat.number] = self.current = chat
+        while len(self.chats) > MAX_CONVERSATIONS:
+            self.chats.pop(min(self.chats)).stop.set()
+        return chat
+
+    def show(self, number: int) -> None:
+        """Show another conversation."""
+        self.current = self.chats.get(number, self.current)
+
+    def correct(self, *, invert: bool = False, turn: int = 0) -> None:
+        """Show the current film with its grey levels inverted, or turned counter-clockwise, and start its conversation anew."""
+        if (chat := self.current) is None:
+            return
+        film = ImageOps.invert(chat.film) if invert else chat.film
+        film = film.rotate(turn, expand=True)
+        chat.session.open_image(film)
+        chat.film, chat.concerns = film, check_image(film)
+        chat.forget_from(0)
+
+    def close(self) -> None:
+        """Stop writing and forget everything."""
+        for chat in self.chats.values():
+            chat.stop.set()
+        self.chats, self.current = {}, None
+
+
+class Workspaces:
+    """The workspaces of all open tabs.
+
+    Args:
+        new_session: makes the session of a conversation.
+    """
+
+    def __init__(self, new_session: Callable[[], ChatSession]) -> None:
+        self.new_session = new_session
+        self._open: OrderedDict[str, Workspace] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def of(self, tab: Any) -> Workspace:
+        """The workspace of a tab, by its name; a new one if there is none."""
+        with self._lock:
+            workspace = self._open.setdefault(str(tab), Workspace(self.new_session))
+            self._open.move_to_end(str(tab))
+            while len(self._open) > MAX_WORKSPACES:
+                self._open.popitem(last=False)[1].close()
+        return workspace
+
+    def close(self, tab: Any) -> None:
+        """Forget a tab."""
+        with self._lock:
+            workspace = self._open.pop(str(tab), None)
+        if workspace:
+            workspace.close()
