@@ -217,7 +217,7 @@ def test_sampled_requests_share_a_batch_with_their_own_seeds(
 
 # How an answer may end otherwise -----------------------------------------------------------------------------------
 
-LONG = user(" ".join(f"w{i}" for i in range(200)), film(77))
+LONG = user(" ".join(f"w{i}" for i in range(90)), film(77))
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -236,12 +236,12 @@ def test_a_client_that_leaves_ends_its_answer_alone(
     beside = background.submit(post, server, max_tokens=200)
     wait_for(lambda: server.service.worker.num_waiting == 2)
     model.go_on.set()
-    wait_for(lambda: model.num_words > 8)
+    wait_for(lambda: model.num_words > 14)  # 4 of the first, 4 of the one beside
     connection.close()
     assert beside.result().json()["choices"][0]["message"]["content"].endswith("Doctor:")
     assert first.result().status_code == 200
     wait_for(lambda: server.service.num_inside == 0)
-    assert model.num_words < 100
+    assert model.num_words < 60
     assert 'xraygpt_requests_total{status="499"} 1.0' in httpx.get(f"{server.url}/metrics").text
 
 

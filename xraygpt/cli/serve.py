@@ -6,7 +6,8 @@ import sys
 import threading
 from pathlib import Path
 
-import xraygpt.runners  # noqa: F401  registers the runner that a configuration names
+import xraygpt.datasets.builders
+import xraygpt.runners  # noqa: F401  both register the classes that a configuration names
 from xraygpt.common.config import Config, add_config_arguments
 from xraygpt.common.errors import ConfigError, DataError
 from xraygpt.common.seed import seed_everything
