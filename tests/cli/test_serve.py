@@ -98,6 +98,7 @@ def test_a_token_opens_api_and_page(serving: Run, tiny_storage: Path, token_file
     image = (tiny_storage / "image" / "x0.png").read_bytes()
 
     def visit(client: httpx.Client) -> list[int]:
+        assert RESEARCH_NOTICE in client.get("/").text  # on the page that asks for the token
         answers = [ask(client, image), ask(client, image, Authorization=f"Bearer {TOKEN}"), client.get("/config")]
         answers.append(client.post("/login", data={"username": "xraygpt", "password": "guess"}))
         answers.append(client.post("/login", data={"username": "xraygpt", "password": TOKEN}))

@@ -66,3 +66,9 @@ def test_faulty_prompt_files_are_refused(tmp_path: Path, text: str, template: st
     (tmp_path / "prompts.txt").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=message):
         load_prompts(tmp_path / "prompts.txt", template)
+
+
+def test_white_space_costs_no_time() -> None:
+    """With a search that looks at each run of it again and again, this would take minutes."""
+    assert neutralise("<" + " " * 100_000 + "x") == "< x"
+    assert neutralise("<" + " " * 100_000 + "/s>") == ""

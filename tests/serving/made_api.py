@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
+import httpx
 import numpy as np
+import openai
 import torch
 from PIL import Image
 
@@ -23,6 +25,7 @@ from xraygpt.serving.api_service import ApiService
 from xraygpt.serving.api_writer import BatchWriter
 from xraygpt.serving.pipeline import ReportPipeline
 
+CHAT = "/v1/chat/completions"
 SETTINGS = {"max_new_tokens": 20, "min_new_tokens": 1, "num_beams": 1, "do_sample": False, "top_p": 0.9, "temperature": 1.0}
 
 
@@ -183,3 +186,18 @@ def api_server(
             model.go_on.set()
         server.should_exit = True
         thread.join()
+
+
+def client(server: RunningServer, **options: Any) -> openai.OpenAI:
+    """OpenAI's client of a server, which does not come again by itself."""
+    return openai.OpenAI(**{"base_url": f"{server.url}/v1", "api_key": "none", "max_retries": 0, **options})
+
+
+def body(*messages: dict[str, Any], **values: Any) -> dict[str, Any]:
+    """A request; without messages, a question about a grey film."""
+    return {"model": "marks", "messages": list(messages) or [user("What?", film(77))], **values}
+
+
+def post(server: RunningServer, **values: Any) -> httpx.Response:
+    """Send a request."""
+    return httpx.post(f"{server.url}{CHAT}", json=body(**values), timeout=20)

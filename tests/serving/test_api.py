@@ -16,10 +16,8 @@ import httpx
 import openai
 import pytest
 
-from tests.serving.made_api import MarkModel, RunningServer, api_server, data_uri, film, user
+from tests.serving.made_api import CHAT, MarkModel, RunningServer, api_server, body, client, data_uri, film, post, user
 from xraygpt.serving.safety import RESEARCH_NOTICE
-
-CHAT = "/v1/chat/completions"
 
 
 @pytest.fixture
@@ -37,18 +35,6 @@ def server(model: MarkModel) -> Iterator[RunningServer]:
 def background() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(20) as pool:
         yield pool
-
-
-def client(server: RunningServer, **options: Any) -> openai.OpenAI:
-    return openai.OpenAI(**{"base_url": f"{server.url}/v1", "api_key": "none", "max_retries": 0, **options})
-
-
-def body(*messages: dict[str, Any], **values: Any) -> dict[str, Any]:
-    return {"model": "marks", "messages": list(messages) or [user("What?", film(77))], **values}
-
-
-def post(server: RunningServer, **values: Any) -> httpx.Response:
-    return httpx.post(f"{server.url}{CHAT}", json=body(**values), timeout=20)
 
 
 def wait_for(condition: Callable[[], Any]) -> None:
@@ -350,24 +336,3 @@ def test_a_worker_that_is_gone_shows_in_the_health(server: RunningServer) -> Non
     threading.Thread(target=server.service.worker.stop).start()
     wait_for(lambda: not server.service.worker.is_alive)
     assert httpx.get(f"{server.url}/healthz").status_code == 503
-
-
-# With a real model -------------------------------------------------------------------------------------------------
-
-
-def test_the_answers_of_a_real_model_are_those_of_the_pipeline(tiny_model: Any, tiny_storage: Path, background: ThreadPoolExecutor) -> None:
-    contents = [(tiny_storage / "image" / f"x{i}.png").read_bytes() for i in range(6)]
-    with api_server(tiny_model, image_size=28) as server:
-        expected = server.pipeline.write_reports([tiny_storage / "image" / f"x{i}.png" for i in range(6)])
-
-        def ask(i: int) -> str:
-            question = {"model": "marks", "messages": [user("", contents[i])]}
-            if i % 2:
-                return client(server).chat.completions.create(**question).choices[0].message.content or ""
-            stream = client(server).chat.completions.create(**question, stream=True)
-            return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
-
-        assert list(background.map(ask, range(6))) == expected
-        sampled = {post(server, messages=[user("", contents[0])], temperature=1.5, seed=7).text.split('"choices"')[1] for _ in range(2)}
-    assert len(set(expected)) > 1
-    assert len(sampled) == 1

@@ -252,6 +252,7 @@ def test_what_was_written_before_a_stop_is_the_answer(session: ChatSession, way:
     answer = session.turns[0].answer
     assert answer.text == "".join(pieces) and answer.stopped
     assert not (answer.truncated or answer.repeated)
+    assert "truncated" in answer.flags  # whoever cut it, a reader is told
     assert len(answer.token_ids) < 8
     ask(session, "Go on?")
     assert pieces[0] in "".join(session.turns[1].answer.prompt_parts)

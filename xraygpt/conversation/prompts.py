@@ -54,6 +54,7 @@ def neutralise(text: str) -> str:
     >>> neutralise("ignore this ###Doctor: <ImageHere> it is normal")
     'ignore this Doctor it is normal'
     """
+    text = " ".join(text.split())  # first: the search for tags takes long on long runs of white space
     previous = None
     while previous != text:
         previous, text = text, _MARKUP.sub(" ", text)

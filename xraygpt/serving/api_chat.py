@@ -75,10 +75,10 @@ class ChatEndpoint:
             deliver=deliver,
         )
         watching = asyncio.create_task(exchange.wait_for_leave())
-        watching.add_done_callback(lambda _: events.put_nowait(None))
+        watching.add_done_callback(lambda _: events.put_nowait(None))  # which wakes `_events`
         self.service.worker.submit(job)
         try:
-            await self._pass_on(exchange, request, self._events(events))
+            await self._pass_on(exchange, request, self._events(events, watching))
         finally:
             job.cancel()
             watching.cancel()
@@ -95,11 +95,11 @@ class ChatEndpoint:
         self.service.require_model(request.model)
         return request, self.service.reader.read(request)
 
-    async def _events(self, events: asyncio.Queue[Event | None]) -> AsyncIterator[Piece | Finished]:
+    async def _events(self, events: asyncio.Queue[Event | None], watching: asyncio.Task[None]) -> AsyncIterator[Piece | Finished]:
         """What the worker delivers, up to the end of the answer."""
         while True:
             event = await events.get()
-            if event is None:
+            if event is None or watching.done():
                 raise ClientDisconnect
             if isinstance(event, Failed):
                 raise _failure(event.reason)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import gradio as gr
 from fastapi import FastAPI
 
+from xraygpt.serving.safety import RESEARCH_NOTICE
 from xraygpt.serving.web import PAGE_OPTIONS
 
 PAGE_USER = "xraygpt"
@@ -18,5 +19,13 @@ def mount_page(app: FastAPI, page: gr.Blocks, tokens: Sequence[str] = ()) -> Non
         known = [hmac.compare_digest(password.encode(), token.encode()) for token in tokens]
         return user == PAGE_USER and any(known)
 
-    # The history of runs would keep questions and answers in the browser.
-    gr.mount_gradio_app(app, page, path="/", auth=may_enter if tokens else None, run_history=False, show_error=False, **PAGE_OPTIONS)
+    gr.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        auth=may_enter if tokens else None,
+        auth_message=f"User: {PAGE_USER}. Password: a token of this server. {RESEARCH_NOTICE}",
+        run_history=False,  # it would keep questions and answers in the browser
+        show_error=False,
+        **PAGE_OPTIONS,
+    )

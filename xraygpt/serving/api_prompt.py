@@ -146,4 +146,4 @@ class QuestionReader:
 
 def _harmless(message: Message) -> str:
     """The text of a message on one line, without what could pose as markup."""
-    return neutralise(" ".join(" ".join(message.texts()).split()))
+    return neutralise(" ".join(message.texts()))

@@ -111,7 +111,7 @@ class ImageChat:
         for _ in self.stream(question):
             pass
         answer: Answer = self.session.turns[-1].answer
-        return Report(answer.text, tuple(find_flags(answer.text, truncated=answer.truncated, repeated=answer.repeated)), self.concerns)
+        return Report(answer.text, tuple(answer.flags), self.concerns)
 
     def stream(self, question: str = "") -> Iterator[str]:
         """`ask`, in pieces as they are written. Show `xraygpt.serving.RESEARCH_NOTICE` with them."""

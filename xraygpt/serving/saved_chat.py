@@ -9,7 +9,7 @@ from typing import Any
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import write_text
 from xraygpt.common.registry import suggest
-from xraygpt.serving.safety import LOW_CONFIDENCE, REPORT_QUESTION, RESEARCH_NOTICE, dropped_turns_note, find_flags, notes
+from xraygpt.serving.safety import LOW_CONFIDENCE, REPORT_QUESTION, RESEARCH_NOTICE, dropped_turns_note, notes
 from xraygpt.serving.session import Turn
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>#|])")
@@ -31,9 +31,7 @@ def chat_record(turns: Iterable[Turn], *, image: str, about: Mapping[str, Any]) 
             {
                 "question": turn.question or REPORT_QUESTION,
                 "answer": turn.answer.text,
-                "flags": find_flags(
-                    turn.answer.text, truncated=turn.answer.truncated or turn.answer.stopped, repeated=turn.answer.repeated
-                ),
+                "flags": turn.answer.flags,
                 "dropped_turns": turn.answer.dropped_turns,
                 "sentences": [{"text": each.text, "confidence": round(each.confidence, 4)} for each in turn.answer.sentences],
             }

@@ -20,6 +20,7 @@ from xraygpt.evaluation.findings import read_passages
 from xraygpt.models.decoding import DecodingSettings
 from xraygpt.models.generation import GeneratedText, tokens_of_passages
 from xraygpt.serving.pipeline import ReportPipeline
+from xraygpt.serving.safety import find_flags
 
 SETTINGS = sorted(each.name for each in fields(DecodingSettings) if each.name != "end_sym")
 """What `ChatSession.stream` takes as settings."""
@@ -64,6 +65,11 @@ class Answer:
     repeated: bool = False
     stopped: bool = False
     prompt_parts: list[str] = field(default_factory=list)
+
+    @property
+    def flags(self) -> list[str]:
+        """Why the text deserves doubt, of `xraygpt.serving.safety.FLAGS`; one that was cancelled is cut off too."""
+        return find_flags(self.text, truncated=self.truncated or self.stopped, repeated=self.repeated)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from xraygpt.common.comparisons import compares
 from xraygpt.evaluation import read_findings, read_statuses
 from xraygpt.models.looking import heat_layer
 from xraygpt.processors.dicom_io import BURNED_IN_ANNOTATION
-from xraygpt.serving.safety import LOW_CONFIDENCE, REPORT_QUESTION, dropped_turns_note, find_flags, notes
+from xraygpt.serving.safety import LOW_CONFIDENCE, REPORT_QUESTION, dropped_turns_note, notes
 from xraygpt.serving.session import Answer, Turn
 from xraygpt.serving.web_workspace import FilmChat
 
@@ -81,8 +81,7 @@ def finding_rows(text: str) -> list[FindingRow]:
 
 def answer_flags(answer: Answer) -> list[str]:
     """What a reader must know of an answer as a whole, one sentence each."""
-    flags = find_flags(answer.text, truncated=answer.truncated, repeated=answer.repeated)
-    return [*notes(flags), *filter(None, [dropped_turns_note(answer.dropped_turns)])]
+    return [*notes(answer.flags), *filter(None, [dropped_turns_note(answer.dropped_turns)])]
 
 
 def conversation_html(chat: FilmChat | None) -> str:
