@@ -82,8 +82,6 @@ def open_page(args: argparse.Namespace) -> None:
             auth=args.auth,
             prevent_thread_lock=True,
             quiet=True,
-            show_error=False,
-            run_history=False,  # it would keep questions and answers in the browser
             **PAGE_OPTIONS,
         )
     except OSError as error:

@@ -46,7 +46,7 @@ def serve() -> Iterator[Serve]:
             pipeline = made_pipeline()
             options = {"new_session": lambda: MadeSession(SECONDS_A_WORD), "look": made_look, **options}
         pages.append(page := build_page(pipeline, **options))
-        _, address, _ = page.launch(server_name="127.0.0.1", quiet=True, prevent_thread_lock=True, run_history=False, **PAGE_OPTIONS)
+        _, address, _ = page.launch(server_name="127.0.0.1", quiet=True, prevent_thread_lock=True, **PAGE_OPTIONS)
         return address
 
     yield start

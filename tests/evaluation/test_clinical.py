@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xraygpt.evaluation.clinical import CHEXPERT_5, finding_counts
-from xraygpt.evaluation.finding_rules import OBSERVATIONS
+from xraygpt.evaluation.clinical import finding_counts
+from xraygpt.evaluation.finding_rules import CHEXPERT_5, OBSERVATIONS
 from xraygpt.evaluation.metric import Corpus, Metric, compute_metrics
 
 CLINICAL = ("finding_f1", "normal_abnormal", "laterality", "faithfulness")

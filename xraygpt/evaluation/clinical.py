@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from xraygpt.common.comparisons import COMPARISON_RULES, compares
 from xraygpt.evaluation.faithfulness import JudgedReport, compare_sides, judge_report
-from xraygpt.evaluation.finding_rules import OBSERVATIONS
+from xraygpt.evaluation.finding_rules import CHEXPERT_5, OBSERVATIONS
 from xraygpt.evaluation.findings import FINDINGS, LABELLER, read_passages
 from xraygpt.evaluation.label_scores import (
     f1_of_counts,
@@ -29,9 +29,6 @@ from xraygpt.evaluation.label_scores import (
 )
 from xraygpt.evaluation.labels import ABSENT, PRESENT, UNCERTAIN, label_findings, label_report
 from xraygpt.evaluation.metric import Array, Corpus, Metric, mean_formula, ratio, register_metrics, with_count
-
-CHEXPERT_5: tuple[str, ...] = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
-"""The observations that CheXpert's competition scores."""
 
 _LABELLER = f"labeller:{LABELLER}"  # part of the ids
 _NAMES = (*OBSERVATIONS, *FINDINGS)

@@ -18,6 +18,9 @@ OBSERVATIONS: tuple[str, ...] = (
 )  # fmt: skip
 """The 14 observations of CheXpert, in its order."""
 
+CHEXPERT_5: tuple[str, ...] = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+"""The observations that CheXpert's competition scores."""
+
 Claims = tuple[tuple[str, str], ...]  # ((finding, status), ...)
 
 

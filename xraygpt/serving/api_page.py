@@ -25,7 +25,5 @@ def mount_page(app: FastAPI, page: gr.Blocks, tokens: Sequence[str] = ()) -> Non
         path="/",
         auth=may_enter if tokens else None,
         auth_message=f"User: {PAGE_USER}. Password: a token of this server. {RESEARCH_NOTICE}",
-        run_history=False,  # it would keep questions and answers in the browser
-        show_error=False,
         **PAGE_OPTIONS,
     )

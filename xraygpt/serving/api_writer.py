@@ -12,6 +12,7 @@ from xraygpt.serving.api_prompt import Question
 from xraygpt.serving.batching import Finished, Job, Piece
 from xraygpt.serving.pipeline import ReportPipeline
 from xraygpt.serving.safety import find_flags
+from xraygpt.serving.session import without_role
 
 SYSTEM_NOTE = "The system message was left out: the model was trained without one."
 DROPPED_NOTE = "The conversation is too long: the answer was written without its {} oldest turns."
@@ -85,7 +86,7 @@ class BatchWriter:
             if questions[row].is_streamed:
                 text = text_so_far(model.llama_tokenizer, token_ids, model.end_sym)
                 if not _ROLE.startswith(text):  # what begins like the role may become the role
-                    show(row, _without_role(text))
+                    show(row, without_role(_ROLE, text))
             return jobs[row].is_unwanted
 
         with self.lock:
@@ -98,11 +99,7 @@ class BatchWriter:
                 **questions[0].settings,
             )
         for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
-            text = _without_role(answer.text)
+            text = without_role(_ROLE, answer.text)
             show(row, text)
             is_cut = answer.truncated or answer.stopped
             jobs[row].end(Finished(Written(question, text, len(answer.token_ids), is_cut, answer.repeated)))
-
-
-def _without_role(text: str) -> str:
-    return text.removeprefix(_ROLE).lstrip()

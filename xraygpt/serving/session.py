@@ -186,11 +186,11 @@ class ChatSession:
         try:
             while not cancelled() and (latest := next(steps, None)) is not None:
                 written = latest
-                text = _without(role, written.text)
+                text = without_role(role, written.text)
                 if text != shown and not role.startswith(text):  # what begins like the role may become the role
                     piece, shown = text[len(shown) :], text
                     yield piece
-            if rest := _without(role, written.text)[len(shown) :]:
+            if rest := without_role(role, written.text)[len(shown) :]:
                 yield rest
         except GeneratorExit:
             self._keep(asked, written)
@@ -202,7 +202,7 @@ class ChatSession:
     def _keep(self, asked: _Asked, written: GeneratedText) -> None:
         if not self._states or self._states[-1] is not asked.before:
             return  # meanwhile, the conversation that this belongs to was forgotten
-        text = _without(f"{asked.conv.roles[1]}:", written.text)
+        text = without_role(f"{asked.conv.roles[1]}:", written.text)
         answer = Answer(
             text=text,
             sentences=self._sentences(text, written),
@@ -226,5 +226,6 @@ class ChatSession:
         ]
 
 
-def _without(role: str, text: str) -> str:
+def without_role(role: str, text: str) -> str:
+    """An answer without the role with which some models begin, though the prompt has begun it already."""
     return text.removeprefix(role).lstrip()

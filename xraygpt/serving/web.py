@@ -60,6 +60,8 @@ PAGE_OPTIONS: dict[str, Any] = {
     "css": (ASSETS / "page.css").read_text(encoding="utf-8"),
     "max_file_size": "64mb",  # an uncompressed 16-bit film of 20 million pixels has 40
     "footer_links": [],
+    "run_history": False,  # it would keep questions and answers in the browser
+    "show_error": False,
     "allowed_paths": [],
 }
 """Keyword arguments of `Blocks.launch` and `gradio.mount_gradio_app`."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraygpt.common.errors import CheckpointError
+from xraygpt.evaluation.finding_rules import CHEXPERT_5
 from xraygpt.evaluation.label_scores import f1_statistics, macro_f1, micro_f1
 from xraygpt.evaluation.metric import Corpus, Metric
 from xraygpt.evaluation.model_scores.weights import VOCABULARIES, fingerprint, reading, require_files, require_package
@@ -23,7 +24,6 @@ OBSERVATIONS: tuple[str, ...] = (
     "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices", "No Finding",
 )  # fmt: skip
 """In the order of the checkpoint's heads."""
-FIVE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 
 BLANK, POSITIVE, NEGATIVE, UNCERTAIN = range(4)
 POSITIVE_CLASSES = {"negative": (POSITIVE,), "positive": (POSITIVE, UNCERTAIN)}
@@ -75,7 +75,7 @@ def _metrics(reference: NDArray[np.bool_], predicted: NDArray[np.bool_], policy:
     suffix, hint = ("_upos", ", uncertain as positive") if policy == "positive" else ("", "")
     version = f"labeller:{labeller}|lib:transformers-{importlib.metadata.version('transformers')}"
     metrics = []
-    for size, names in ((14, OBSERVATIONS), (5, FIVE)):
+    for size, names in ((14, OBSERVATIONS), (5, CHEXPERT_5)):
         columns = [OBSERVATIONS.index(name) for name in names]
         statistics = f1_statistics(reference[:, columns], predicted[:, columns])
         averages = {"macro": ("labels-in-references", macro_f1(reference[:, columns])), "micro": ("all-labels", micro_f1)}
