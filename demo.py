@@ -1,7 +1,7 @@
 """Talk to a trained model on a web page, or with --cli in the terminal: python demo.py [--cfg-path eval_configs/quickstart.yaml]"""
 
 import argparse
-import json
+import importlib
 import logging
 import signal
 import sys
@@ -11,15 +11,12 @@ import xraygpt.datasets.builders
 import xraygpt.runners  # noqa: F401  both register the classes that a configuration names
 from xraygpt.common.config import Config, add_config_arguments
 from xraygpt.common.errors import ConfigError, XrayGPTError
-from xraygpt.common.files import ANNOTATIONS_NAME
 from xraygpt.common.seed import seed_everything
 from xraygpt.conversation import conv_templates
 from xraygpt.serving import RESEARCH_NOTICE, ReportPipeline, TerminalChat
-from xraygpt.serving.web import PAGE_OPTIONS, build_page
+from xraygpt.serving.example_films import example_films
 
 QUICKSTART = "eval_configs/quickstart.yaml"
-PHANTOMS = Path("data/phantom/openi")
-NUM_EXAMPLES = 6
 
 
 def parse_args() -> argparse.Namespace:
@@ -72,7 +69,8 @@ def load_pipeline(args: argparse.Namespace) -> ReportPipeline:
 def open_page(args: argparse.Namespace) -> None:
     """Serve the page until Ctrl-C."""
     examples = [*([Path(args.image)] if args.image else []), *example_films()]
-    page = build_page(load_pipeline(args), examples=examples)
+    web = importlib.import_module("xraygpt.serving.web")  # the terminal does not wait for it
+    page = web.build_page(load_pipeline(args), examples=examples)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the page's temporary folder is removed
     try:
         _, local, shared = page.launch(
@@ -82,7 +80,7 @@ def open_page(args: argparse.Namespace) -> None:
             auth=args.auth,
             prevent_thread_lock=True,
             quiet=True,
-            **PAGE_OPTIONS,
+            **web.PAGE_OPTIONS,
         )
     except OSError as error:
         raise ConfigError(f"Nothing can listen at port {args.port or '7860 to 7959'}: it is taken. Choose another --port.") from error
@@ -91,22 +89,13 @@ def open_page(args: argparse.Namespace) -> None:
     page.block_thread()
 
 
-def example_films() -> list[Path]:
-    """Some phantoms that the quickstart's model has not seen, if they were made."""
-    annotations = PHANTOMS / ANNOTATIONS_NAME
-    if not annotations.is_file():
-        return []
-    rows = json.loads(annotations.read_text(encoding="utf-8"))["annotations"]
-    unseen = [PHANTOMS / "image" / f"{row['image_id']}.png" for row in rows if row["split"] == "test"]
-    return [path for path in unseen if path.is_file()][:NUM_EXAMPLES]
-
-
 def chat(args: argparse.Namespace) -> None:
     """Answer in the terminal until the input ends."""
     terminal = TerminalChat(
         pipeline=load_pipeline(args),
         write=lambda text: print(text, end="", flush=True),
         conv=None if args.conversation == "trained" else conv_templates[args.conversation],
+        about={"model": args.cfg_path},
     )
     if args.image:
         terminal.open_image(args.image)

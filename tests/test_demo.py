@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -79,3 +80,8 @@ def test_without_a_model_it_says_how_to_make_one(
     monkeypatch.setattr(sys, "argv", ["demo.py"])
     assert importlib.import_module("demo").main() == 1
     assert "make quickstart" in capsys.readouterr().err
+
+
+def test_the_terminal_does_not_wait_for_the_page(repo_root: Path) -> None:
+    script = "import sys, demo; sys.exit('gradio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=repo_root, check=False).returncode == 0

@@ -1,6 +1,7 @@
 """A server in a thread, whose model answers with marks of what it was asked, so that a mix-up is seen."""
 
 import base64
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -140,7 +141,11 @@ class MarkModel:
         for i, row in enumerate(rows):
             ids = row[: lengths.get(i, len(row))]
             truncated = i not in lengths and len(row) < len(whole[i])
-            answers.append(GeneratedText(self.llama_tokenizer.decode(ids), ids, truncated=truncated, stopped=i in lengths))
+            answers.append(
+                GeneratedText(
+                    self.llama_tokenizer.decode(ids), ids, truncated=truncated, stopped=i in lengths, log_probs=[math.log(0.5)] * len(ids)
+                )
+            )
         return answers
 
 

@@ -67,6 +67,7 @@ def test_a_streamed_answer(server: RunningServer) -> None:
     assert (usage.choices, usage.usage.total_tokens) == ([], 10)
     assert all(chunk.notice == RESEARCH_NOTICE for chunk in chunks)
     assert end.xraygpt["flags"] == []
+    assert end.xraygpt["sentences"] == [{"text": "Patient: <Img>77</Img> What?", "confidence": 0.5}, {"text": "Doctor:", "confidence": 0.5}]
 
 
 def test_a_conversation_goes_on_with_the_answer_as_it_came(server: RunningServer) -> None:

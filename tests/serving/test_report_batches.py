@@ -47,9 +47,12 @@ def test_rows_are_those_of_single_images(pipeline: ReportPipeline, images: list[
         assert ["report" in row for row in rows] == [True, False, True, True, False]
         assert rows[0] == {
             "id": "x0", "image": images[0][1].as_posix(), "report": rows[0]["report"],
-            "flags": ["truncated"], "confidence": rows[0]["confidence"], "truncated": True, "repeated": False, "concerns": [],
+            "flags": ["truncated"], "confidence": rows[0]["confidence"], "sentences": rows[0]["sentences"],
+            "truncated": True, "repeated": False, "concerns": [],
         }  # fmt: skip
         assert rows[0]["confidence"] == pytest.approx(confidence, abs=1e-4)
+        assert " ".join(each["text"] for each in rows[0]["sentences"]).split() == rows[0]["report"].split()
+        assert all(0 < each["confidence"] <= 1 for each in rows[0]["sentences"])
         assert rows[1] == {"id": "damaged", "image": images[1][1].as_posix(), "error": rows[1]["error"], "concerns": []}
         assert "missing.png" in rows[4]["error"]
 

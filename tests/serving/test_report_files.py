@@ -15,11 +15,21 @@ from xraygpt.serving.safety import FLAGS
 
 ROTATED = {"kind": "rotated", "message": "The film looks turned.", "score": 3.5, "turn": 90}
 ABOUT = {"prompt": "###Patient: {}", "decoding": {"num_beams": 1, "seed": 42}, "model": {"arch": "mini_gpt4", "ckpt": ["a.pth"]}}
-FINE = {"report": 'Große "Blässe",\nclear; lungs.', "flags": [], "confidence": 0.8, "truncated": False, "repeated": False, "concerns": []}
+FINE: dict[str, Any] = {
+    "report": 'Große "Blässe",\nclear; lungs.', "flags": [], "confidence": 0.8, "truncated": False, "repeated": False, "concerns": [],
+    "sentences": [{"text": 'Große "Blässe",\nclear; lungs.', "confidence": 0.8}],
+}  # fmt: skip
+UNSURE = {"text": "New opacity", "confidence": 0.31}
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "image": "x/a.png", **FINE},
     {"id": "b", "image": "x/b.png", **FINE}
-    | {"report": "New opacity", "flags": ["compares_with_prior", "truncated"], "truncated": True, "concerns": [ROTATED]},
+    | {
+        "report": "New opacity",
+        "flags": ["compares_with_prior", "truncated"],
+        "truncated": True,
+        "concerns": [ROTATED],
+        "sentences": [UNSURE],
+    },
 ]
 FAILED = {"id": "c", "image": "x/c.png", "error": "x/c.png: the file is empty.", "concerns": []}
 
@@ -52,6 +62,7 @@ def test_csv_holds_everything_and_is_scored(tmp_path: Path) -> None:
     assert first["report"] == FINE["report"]
     assert json.loads(first["decoding"]) == ABOUT["decoding"]
     assert first["confidence"] == "0.8"
+    assert (json.loads(first["sentences"]), json.loads(second["sentences"]), failed["sentences"]) == (FINE["sentences"], [UNSURE], "")
     assert (second["flags"], second["concerns"], second["error"]) == ("compares_with_prior truncated", "rotated", "")
     assert (failed["report"], failed["error"], failed["prompt"]) == ("", FAILED["error"], "")
     written(tmp_path, "csv", ROWS)
@@ -63,7 +74,7 @@ def test_text_is_for_reading(tmp_path: Path) -> None:
     assert text.startswith(f"{RESEARCH_NOTICE}\nprompt: ###Patient: {{}}\n")
     assert '"num_beams": 1' in text
     assert f"== a (x/a.png)\n{FINE['report']}\n" in text
-    assert f"New opacity\n\nNote: {FLAGS['compares_with_prior']}\n" in text
+    assert f"New opacity\nUnsure (31%): New opacity\n\nNote: {FLAGS['compares_with_prior']}\n" in text
     assert "Note on the image: The film looks turned." in text
     assert "No report: x/c.png: the file is empty." in text
 

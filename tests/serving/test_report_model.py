@@ -95,6 +95,8 @@ def test_a_report_carries_its_notice_and_flags(checkpoint: Path, image: Path) ->
     assert str(report).startswith(f"{report.text}\n\nNote: ")
     assert str(report).endswith(RESEARCH_NOTICE)
     assert report.notice == RESEARCH_NOTICE
+    assert " ".join(sentence.text for sentence in report.sentences).split() == report.text.split()
+    assert all(0 < sentence.confidence <= 1 for sentence in report.sentences)
     assert "Note on the image: Turned." in str(Report("Clear.", concerns=(Concern("rotated", "Turned.", 3.0, turn=90),)))
 
 

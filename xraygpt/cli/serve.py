@@ -19,6 +19,7 @@ from xraygpt.serving.api_prompt import QuestionReader
 from xraygpt.serving.api_server import ApiServer, is_loopback
 from xraygpt.serving.api_service import ApiService
 from xraygpt.serving.api_writer import BatchWriter
+from xraygpt.serving.example_films import example_films
 from xraygpt.serving.web import build_page
 
 MIN_TOKEN_LENGTH = 16
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     )
     app = build_app(service, any_host=bool(tokens) or not is_loopback(args.host))
     if not args.no_page:
-        mount_page(app, build_page(pipeline, lock=lock), tokens)
+        mount_page(app, build_page(pipeline, examples=example_films(), lock=lock), tokens)
     where = f"http://{args.host}:{args.port}"
     print(RESEARCH_NOTICE)
     if not args.no_page:

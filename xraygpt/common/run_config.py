@@ -30,6 +30,8 @@ class GenerationConfig:
     """Above 1 makes tokens that already occurred less likely."""
     length_penalty: float = 1.0
     """Beam search only: above 0 favours longer reports."""
+    stop_repeats: bool = True
+    """End a report that repeats the same tokens again and again; without beams."""
 
 
 @dataclass

@@ -11,11 +11,11 @@ from xraygpt.models.generation import text_so_far
 from xraygpt.serving.api_prompt import Question
 from xraygpt.serving.batching import Finished, Job, Piece
 from xraygpt.serving.pipeline import ReportPipeline
-from xraygpt.serving.safety import find_flags
+from xraygpt.serving.safety import dropped_turns_note, find_flags
+from xraygpt.serving.sentences import AnswerSentence, as_rows, read_sentences
 from xraygpt.serving.session import without_role
 
 SYSTEM_NOTE = "The system message was left out: the model was trained without one."
-DROPPED_NOTE = "The conversation is too long: the answer was written without its {} oldest turns."
 
 _ROLE = "Doctor:"  # with which some models begin what the prompt has begun already
 
@@ -30,6 +30,7 @@ class Written:
     is_cut: bool
     """It ran out of tokens or of time, or repeated itself: the model had not ended it."""
     is_repeated: bool
+    sentences: list[AnswerSentence]
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -49,12 +50,11 @@ class Written:
     def details(self) -> dict[str, Any]:
         """What OpenAI's format has no place for: why the text deserves doubt."""
         question = self.question
-        notes = [SYSTEM_NOTE] if question.has_system_text else []
-        if question.dropped_turns:
-            notes.append(DROPPED_NOTE.format(question.dropped_turns))
+        notes = [SYSTEM_NOTE if question.has_system_text else "", dropped_turns_note(question.dropped_turns)]
         return {
             "flags": find_flags(self.text, truncated=self.is_cut, repeated=self.is_repeated),
-            "notes": notes,
+            "notes": list(filter(None, notes)),
+            "sentences": as_rows(self.sentences),
             "concerns": [asdict(concern) for concern in question.concerns],
             "decoding": question.decoding,
         }
@@ -102,4 +102,5 @@ class BatchWriter:
             text = without_role(_ROLE, answer.text)
             show(row, text)
             is_cut = answer.truncated or answer.stopped
-            jobs[row].end(Finished(Written(question, text, len(answer.token_ids), is_cut, answer.repeated)))
+            sentences = read_sentences(model.llama_tokenizer, text, answer.token_ids, answer.log_probs)
+            jobs[row].end(Finished(Written(question, text, len(answer.token_ids), is_cut, answer.repeated, sentences)))

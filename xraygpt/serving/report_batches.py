@@ -1,6 +1,5 @@
 """Reports for many images: files are opened and checked while the model writes about the batch before."""
 
-import math
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from xraygpt.processors import open_image
 from xraygpt.processors.input_gate import Concern, check_image
 from xraygpt.serving.pipeline import ReportPipeline
 from xraygpt.serving.safety import find_flags
+from xraygpt.serving.sentences import as_rows, geometric_mean, read_sentences
 
 Images = Sequence[tuple[str, Path]]
 """(identifier, file) of each image."""
@@ -77,16 +77,17 @@ def write_batches(pipeline: ReportPipeline, batches: Sequence[Images], *, seed: 
         rows = []
         for (image_id, path), film in zip(batch, films, strict=True):
             row: Row = {"id": image_id, "image": path.as_posix()}
-            row |= {"error": film.error} if film.pixels is None else _report_fields(next(written))
+            row |= {"error": film.error} if film.pixels is None else _report_fields(pipeline.model.llama_tokenizer, next(written))
             rows.append(row | {"concerns": [asdict(concern) for concern in film.concerns]})
         yield rows
 
 
-def _report_fields(written: GeneratedText) -> Row:
+def _report_fields(tokenizer: Any, written: GeneratedText) -> Row:
     return {
         "report": written.text,
         "flags": find_flags(written.text, truncated=written.truncated, repeated=written.repeated),
-        "confidence": round(math.exp(math.fsum(written.log_probs) / len(written.log_probs)), 4),
+        "confidence": round(geometric_mean(written.log_probs), 4),
+        "sentences": as_rows(read_sentences(tokenizer, written.text, written.token_ids, written.log_probs)),
         "truncated": written.truncated,
         "repeated": written.repeated,
     }

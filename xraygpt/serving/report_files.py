@@ -2,11 +2,11 @@
 
 A row is one image:
 
-    {"id", "image", "report", "flags", "confidence", "truncated", "repeated", "concerns"}     a report
-    {"id", "image", "error", "concerns"}                                                      an image that got none, and why
+    {"id", "image", "report", "flags", "confidence", "sentences", "truncated", "repeated", "concerns"}   a report
+    {"id", "image", "error", "concerns"}                                                                 an image that got none, and why
 
 `flags` are of `xraygpt.serving.safety.FLAGS`; `confidence` is the geometric mean of the probabilities that the model gave its tokens;
-`concerns` are those of the input gate.
+`sentences` has that of each sentence, `[{"text", "confidence"}, …]`; `concerns` are those of the input gate.
 
 and `about`, {"prompt", "decoding", "model"}, is what all reports of a file share.
 """
@@ -20,11 +20,11 @@ from typing import IO, Any
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import atomic_path
 from xraygpt.common.registry import suggest
-from xraygpt.serving.safety import RESEARCH_NOTICE, with_notice
+from xraygpt.serving.safety import RESEARCH_NOTICE, unsure_notes, with_notice
 
 Row = Mapping[str, Any]
 
-CSV_COLUMNS = ("id", "image", "report", "error", "flags", "confidence", "concerns", "prompt", "decoding", "model", "notice")
+CSV_COLUMNS = ("id", "image", "report", "error", "flags", "confidence", "sentences", "concerns", "prompt", "decoding", "model", "notice")
 """No column `truncated`: the flags say it, and `xraygpt score` reads it from JSON lines alone."""
 
 
@@ -41,6 +41,7 @@ def _write_csv(handle: IO[str], rows: Iterable[Row], about: Row) -> None:
         shared = {} if "error" in row else {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
         writer.writerow(
             {**row, **shared}
+            | ({"sentences": json.dumps(row["sentences"], ensure_ascii=False)} if "sentences" in row else {})
             | {"flags": " ".join(row.get("flags", ())), "concerns": " ".join(concern["kind"] for concern in row["concerns"])}
             | {"notice": RESEARCH_NOTICE}
         )
@@ -52,6 +53,7 @@ def _write_txt(handle: IO[str], rows: Iterable[Row], about: Row) -> None:
     for row in rows:
         text = f"No report: {row['error']}" if "error" in row else row["report"]
         messages = [concern["message"] for concern in row["concerns"]]
+        text = "\n".join([text, *unsure_notes(row.get("sentences", ()))])
         handle.write(f"\n== {row['id']} ({row['image']})\n{with_notice(text, flags=row.get('flags', ()), concerns=messages)}\n")
 
 

@@ -20,11 +20,13 @@ from PIL import Image
 from xraygpt.common.checkpoint import load_checkpoint
 from xraygpt.common.config import Config
 from xraygpt.common.errors import CheckpointError, ConfigError
+from xraygpt.models.generation import GeneratedText
 from xraygpt.processors import open_image
 from xraygpt.processors.input_gate import Concern, check_image, require_frontal_film
 from xraygpt.serving.pipeline import ReportPipeline
 from xraygpt.serving.safety import RESEARCH_NOTICE, find_flags, with_notice
 from xraygpt.serving.saved_chat import chat_record, save_chat
+from xraygpt.serving.sentences import AnswerSentence, read_sentences
 from xraygpt.serving.session import Answer, ChatSession
 
 YAML_SUFFIXES = (".yaml", ".yml")
@@ -37,12 +39,14 @@ class Report:
     Attributes:
         text: the words of the model alone.
         flags: names of `xraygpt.serving.safety.FLAGS`, why the text deserves doubt.
+        sentences: all of the text, each with its `confidence`, in (0, 1].
         concerns: what the input gate says about the image.
         notice: the research notice.
     """
 
     text: str
     flags: tuple[str, ...] = ()
+    sentences: tuple[AnswerSentence, ...] = ()
     concerns: tuple[Concern, ...] = ()
     notice: str = RESEARCH_NOTICE
 
@@ -73,10 +77,12 @@ class ReportModel:
         """`report` for several images at once, in one batch."""
         opened = [_open(image, strict=strict) for image in images]
         written = self.pipeline.generate_reports([film for film, _ in opened], **settings)
-        return [
-            Report(text.text, tuple(find_flags(text.text, truncated=text.truncated, repeated=text.repeated)), concerns)
-            for text, (_, concerns) in zip(written, opened, strict=True)
-        ]
+        return [self._report(text, concerns) for text, (_, concerns) in zip(written, opened, strict=True)]
+
+    def _report(self, written: GeneratedText, concerns: tuple[Concern, ...]) -> Report:
+        flags = find_flags(written.text, truncated=written.truncated, repeated=written.repeated)
+        sentences = read_sentences(self.pipeline.model.llama_tokenizer, written.text, written.token_ids, written.log_probs)
+        return Report(written.text, tuple(flags), tuple(sentences), concerns)
 
     def chat(self, image: str | Path | Image.Image, *, strict: bool = False, **settings: Any) -> "ImageChat":
         """Start a conversation about one image; the arguments are those of `report`."""
@@ -111,7 +117,7 @@ class ImageChat:
         for _ in self.stream(question):
             pass
         answer: Answer = self.session.turns[-1].answer
-        return Report(answer.text, tuple(answer.flags), self.concerns)
+        return Report(answer.text, tuple(answer.flags), tuple(answer.sentences), self.concerns)
 
     def stream(self, question: str = "") -> Iterator[str]:
         """`ask`, in pieces as they are written. Show `xraygpt.serving.RESEARCH_NOTICE` with them."""

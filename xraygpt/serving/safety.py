@@ -3,7 +3,8 @@
 Every interface and every file takes them from here. None of them advises on a diagnosis.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from xraygpt.common.comparisons import compares
 from xraygpt.evaluation.findings import read_passages
@@ -55,6 +56,11 @@ def dropped_turns_note(count: int) -> str:
     """What a reader should know of an answer that was written without the oldest turns of its conversation; "" if with all."""
     what = "oldest question" if count == 1 else f"{count} oldest questions"
     return f"Note: The conversation is long: this was written without its {what}." if count else ""
+
+
+def unsure_notes(sentences: Iterable[Mapping[str, Any]]) -> list[str]:
+    """One line for each sentence, {"text", "confidence"}, that the model was unsure of."""
+    return [f"Unsure ({each['confidence']:.0%}): {each['text']}" for each in sentences if each["confidence"] < LOW_CONFIDENCE]
 
 
 def notes(flags: Iterable[str] = (), concerns: Iterable[str] = ()) -> list[str]:

@@ -9,7 +9,8 @@ from typing import Any
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import write_text
 from xraygpt.common.registry import suggest
-from xraygpt.serving.safety import LOW_CONFIDENCE, REPORT_QUESTION, RESEARCH_NOTICE, dropped_turns_note, notes
+from xraygpt.serving.safety import REPORT_QUESTION, RESEARCH_NOTICE, dropped_turns_note, notes, unsure_notes
+from xraygpt.serving.sentences import as_rows
 from xraygpt.serving.session import Turn
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>#|])")
@@ -33,7 +34,7 @@ def chat_record(turns: Iterable[Turn], *, image: str, about: Mapping[str, Any]) 
                 "answer": turn.answer.text,
                 "flags": turn.answer.flags,
                 "dropped_turns": turn.answer.dropped_turns,
-                "sentences": [{"text": each.text, "confidence": round(each.confidence, 4)} for each in turn.answer.sentences],
+                "sentences": as_rows(turn.answer.sentences),
             }
             for turn in turns
         ],
@@ -58,9 +59,8 @@ def chat_markdown(record: Mapping[str, Any]) -> str:
 
 def remarks(turn: Mapping[str, Any]) -> list[str]:
     """What a reader should know about one turn of a record, a line each: flags, unsure sentences, forgotten turns."""
-    lines = notes(turn["flags"])
-    lines += [f"Unsure ({each['confidence']:.0%}): {each['text']}" for each in turn["sentences"] if each["confidence"] < LOW_CONFIDENCE]
-    return [*lines, *filter(None, [dropped_turns_note(turn["dropped_turns"])])]
+    dropped = dropped_turns_note(turn["dropped_turns"])
+    return [*notes(turn["flags"]), *unsure_notes(turn["sentences"]), *([dropped] if dropped else [])]
 
 
 WRITERS: dict[str, Callable[[Mapping[str, Any]], str]] = {".md": chat_markdown, ".json": chat_json}

@@ -3,7 +3,6 @@
 `S` image size, `Q` query tokens of an image, `D_l` width of the language model.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,30 +15,14 @@ from xraygpt.common.errors import ConfigError, DataError
 from xraygpt.common.registry import suggest
 from xraygpt.conversation import Conversation
 from xraygpt.conversation.prompts import IMAGE_BLOCK, IMAGE_PLACEHOLDER, neutralise
-from xraygpt.evaluation.findings import read_passages
 from xraygpt.models.decoding import DecodingSettings
-from xraygpt.models.generation import GeneratedText, tokens_of_passages
+from xraygpt.models.generation import GeneratedText
 from xraygpt.serving.pipeline import ReportPipeline
 from xraygpt.serving.safety import find_flags
+from xraygpt.serving.sentences import AnswerSentence, read_sentences
 
 SETTINGS = sorted(each.name for each in fields(DecodingSettings) if each.name != "end_sym")
 """What `ChatSession.stream` takes as settings."""
-
-
-@dataclass(frozen=True)
-class AnswerSentence:
-    """A sentence or heading of an answer.
-
-    Attributes:
-        text: without the white space around it.
-        confidence: geometric mean of the probabilities that the model gave its tokens, in (0, 1].
-        first_token, last_token: places in `Answer.token_ids`; the last one belongs to the sentence.
-    """
-
-    text: str
-    confidence: float
-    first_token: int
-    last_token: int
 
 
 @dataclass(frozen=True)
@@ -205,7 +188,7 @@ class ChatSession:
         text = without_role(f"{asked.conv.roles[1]}:", written.text)
         answer = Answer(
             text=text,
-            sentences=self._sentences(text, written),
+            sentences=read_sentences(self.pipeline.model.llama_tokenizer, text, written.token_ids, written.log_probs),
             truncated=written.truncated,
             dropped_turns=asked.dropped,
             token_ids=written.token_ids,
@@ -216,14 +199,6 @@ class ChatSession:
         asked.conv.append_message(asked.conv.roles[1], neutralise(text))
         self._states.append(asked.conv)
         self.turns.append(Turn(asked.question, answer))
-
-    def _sentences(self, text: str, written: GeneratedText) -> list[AnswerSentence]:
-        passages = [passage.text.strip() for passage in read_passages(text) if passage.text.strip()]
-        spans = tokens_of_passages(self.pipeline.model.llama_tokenizer, written.token_ids, passages)
-        return [
-            AnswerSentence(passage, math.exp(math.fsum(written.log_probs[first : last + 1]) / (last + 1 - first)), first, last)
-            for passage, (first, last) in zip(passages, spans, strict=True)
-        ]
 
 
 def without_role(role: str, text: str) -> str:
