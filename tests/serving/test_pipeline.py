@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
 import xraygpt.runners  # noqa: F401  registers the runner
 from xraygpt.common.config import Config
 from xraygpt.common.errors import ConfigError, DataError
+from xraygpt.models.known_images import FILE_NAME, KnownImages, probe_image
 from xraygpt.serving import ReportPipeline
+from xraygpt.serving.pipeline import UNFAMILIAR
+from xraygpt.serving.report_batches import write_batches
+from xraygpt.serving.session import ChatSession
 
 pytestmark = pytest.mark.usefixtures("no_default_files")
 
@@ -70,3 +75,53 @@ def test_unusable_image_processors_are_refused(
         cfg.config.datasets.mimic.vis_processor.eval = {}
     with pytest.raises(ConfigError, match=message):
         ReportPipeline.from_config(cfg)
+
+
+# Images unlike the training images -----------------------------------------------------------------------------------
+
+
+def made_model(cfg: Config, seed: int = 0) -> ReportPipeline:
+    """The pipeline of a configuration, whose weights are the same each time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ReportPipeline.from_config(cfg)
+
+
+@pytest.fixture
+def known_config(load_config: Callable[..., Config], tmp_path: Path) -> Config:
+    """A configuration whose model knows images of noise, and the file of them."""
+    model = made_model(load_config()).model
+    noise = torch.randn(200, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    features = model.image_features(noise).numpy()
+    KnownImages.of(features, model.image_features(probe_image(28)).numpy()[0]).save(tmp_path / FILE_NAME)
+    return load_config(f"run.known_images={tmp_path / FILE_NAME}")
+
+
+def test_an_image_unlike_the_training_images_is_doubted(known_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xraygpt.serving.pipeline.check_image", lambda image: [])
+    pipeline = made_model(known_config)
+    noise = torch.randn(3, 28, 28, generator=torch.Generator().manual_seed(1))
+    film = Image.new("L", (28, 28), 255)
+    assert pipeline.doubts(film, noise) == []
+    (concern,) = pipeline.doubts(film, pipeline.load_image(film))
+    assert (concern.kind, concern.message) == ("unfamiliar", UNFAMILIAR)
+    assert concern.score > 1
+    assert ChatSession(pipeline).open_image(film) == [concern]
+
+
+def test_many_images_are_doubted_together_and_refused_if_asked(
+    known_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xraygpt.serving.report_batches.check_image", lambda image: [])
+    pipeline = made_model(known_config)
+    Image.new("L", (28, 28), 255).save(tmp_path / "white.png")
+    batches = [[("white", tmp_path / "white.png")]]
+    ((warned,),), ((refused,),) = (list(write_batches(pipeline, batches, seed=1, strict=strict)) for strict in (False, True))
+    assert [concern["kind"] for concern in warned["concerns"]] == ["unfamiliar"]
+    assert "report" in warned
+    assert "unlike those that it was trained with" in refused["error"]
+
+
+def test_known_images_of_another_model_are_an_error(known_config: Config) -> None:
+    with pytest.raises(ConfigError, match="another ViT"):
+        made_model(known_config, seed=1)

@@ -16,7 +16,7 @@ from xraygpt import load_model
 from xraygpt.common.checkpoint import save_checkpoint
 from xraygpt.common.errors import CheckpointError, ConfigError, DataError
 from xraygpt.processors.input_gate import Concern
-from xraygpt.serving import RESEARCH_NOTICE, report_model
+from xraygpt.serving import RESEARCH_NOTICE
 from xraygpt.serving.report_model import Report
 
 pytestmark = pytest.mark.usefixtures("no_default_files")
@@ -39,7 +39,7 @@ def checkpoint(tmp_path: Path, config: dict[str, Any], tiny_model: Any) -> Path:
 @pytest.fixture
 def image(tiny_storage: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An image that the input gate, which is not tested here, does not doubt."""
-    monkeypatch.setattr(report_model, "check_image", lambda image: [])
+    monkeypatch.setattr("xraygpt.serving.pipeline.check_image", lambda image: [])
     return tiny_storage / "image" / "x0.png"
 
 

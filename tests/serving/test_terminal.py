@@ -27,7 +27,7 @@ def pipeline(tiny_model: Any) -> ReportPipeline:
 @pytest.fixture
 def talk(pipeline: ReportPipeline, tiny_storage: Path, monkeypatch: pytest.MonkeyPatch) -> Talk:
     """Types lines, in which `{i}` is the path of image i, and returns what was shown. The input gate is content unless a test says no."""
-    monkeypatch.setattr(terminal, "check_image", lambda image: [])
+    monkeypatch.setattr("xraygpt.serving.pipeline.check_image", lambda image: [])
 
     def talk(*lines: str, **options: Any) -> str:
         shown: list[str] = []
@@ -96,7 +96,7 @@ def test_quit_ends_and_empty_lines_are_skipped(talk: Talk) -> None:
 
 
 def test_the_input_gate_warns(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terminal, "check_image", input_gate.check_image)
+    monkeypatch.setattr("xraygpt.serving.pipeline.check_image", input_gate.check_image)
     assert "Note on the image: The image has 32 x 40 pixels" in talk("/image {0}")
 
 
@@ -136,8 +136,9 @@ class CannedSession:
     def __init__(self, pipeline: Any, *, conv: Any) -> None:
         self.turns: list[Turn] = []
 
-    def open_image(self, image: Any) -> None:
-        """Accept it."""
+    def open_image(self, image: Any) -> list[Any]:
+        """Accept it, and nothing speaks against it."""
+        return []
 
     def stream(self, question: str, *, cancelled: Callable[[], bool]) -> Iterator[str]:
         """The pieces; after the first one Ctrl-C is pressed if the question says so."""

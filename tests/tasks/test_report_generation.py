@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -17,6 +18,7 @@ from xraygpt.common.registry import registry
 from xraygpt.common.run_config import GenerationConfig, RunConfig, ScoringConfig
 from xraygpt.datasets.dataloaders import build_eval_loader
 from xraygpt.models.generation import GeneratedText
+from xraygpt.models.known_images import FILE_NAME, MIN_IMAGES, KnownImages, probe_image
 from xraygpt.tasks import ReportGenerationTask
 from xraygpt.tasks.evaluated_split import EvaluatedSplit
 
@@ -63,7 +65,7 @@ class Writer(torch.nn.Module):
         return [GeneratedText(text, [], truncated=text == CLEAR) for text in texts], image
 
     def image_features(self, image: torch.Tensor) -> torch.Tensor:
-        return image
+        return image.flatten(1)[:, :2]  # of the probe, which is an image, the first two pixels
 
     def report_prompt(self, question: str) -> str:
         return f"<ImageHere> {question}"
@@ -85,7 +87,10 @@ def make_task(tmp_path: Path, **run: Any) -> ReportGenerationTask:
     run_cfg = OmegaConf.structured(RunConfig(task="report_generation", num_workers=0, batch_size_eval=2, **run))
     sections: dict[str, Any] = {"model": {"arch": "writer", "end_sym": "###"}, "datasets": {}}
     cfg: Any = SimpleNamespace(
-        run_cfg=run_cfg, model_cfg=SimpleNamespace(arch="writer"), cfg_path="eval_configs/films.yaml", to_dict=lambda: sections
+        run_cfg=run_cfg,
+        model_cfg=SimpleNamespace(arch="writer", image_size=28),
+        cfg_path="eval_configs/films.yaml",
+        to_dict=lambda: sections,
     )
     return ReportGenerationTask(cfg)
 
@@ -229,6 +234,15 @@ def test_a_test_leaves_the_scored_reports(tmp_path: Path, films: Films) -> None:
     assert provenance["language_model"]["name"] == "weights/vicuna"
     assert (provenance["config"], provenance["device"], provenance["precision"]) == ("films.yaml", "cpu", "float32")
     assert provenance["seconds_per_report"] >= 0
+
+
+def test_what_training_images_look_like_is_kept(tmp_path: Path, films: Films) -> None:
+    task, model = make_task(tmp_path, scoring=ScoringConfig(resamples=0)), Writer()
+    rng = np.random.default_rng(0)
+    task.training["train"] = [Films(tmp_path, "training", [("Nodule.", rng.standard_normal(2).tolist()) for _ in range(MIN_IMAGES)])]
+    evaluate(task, model, films, split="test", epoch="evaluate")
+    known = KnownImages.load(tmp_path / FILE_NAME, model.image_features(probe_image(28)).numpy()[0])
+    assert (known.distances(np.array([[0.5, -0.5], [9.0, 0.0]])) > 1).tolist() == [False, True]
 
 
 def test_without_training_images_there_is_no_nearest_one(tmp_path: Path, films: Films) -> None:

@@ -151,6 +151,10 @@ class RunConfig:
     progress_bar: bool = True
     """Show a progress bar when the output is a terminal."""
 
+    known_images: str = ""
+    """For asking and answering: known_images.safetensors of an `xraygpt evaluate`; an image unlike the training images is doubted. "": none
+    is."""
+
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     """How reports are written."""
     scoring: ScoringConfig = field(default_factory=ScoringConfig)

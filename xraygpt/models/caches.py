@@ -1,4 +1,4 @@
-"""What need not be computed again: the language model's reading of the same beginning, and the embeddings of the same image.
+"""What need not be computed again: the language model's reading of the same beginning, and what was made of the same image.
 
 `Q` query tokens of an image, `D_l` width of the language model, `S` image size.
 """
@@ -97,7 +97,7 @@ def read_shared_prefix(read: Callable[..., Any], rows: Sequence[Sequence[int]], 
 
 
 class ImageCache:
-    """The embeddings of the images that were seen last, by the content of their tensors.
+    """What was made of the images that were seen last, by the content of their tensors.
 
     Args:
         size: most images that are kept; the one that was not asked for longest goes first.
@@ -115,7 +115,7 @@ class ImageCache:
         return len(self._seen)
 
     def get(self, image: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
-        """The embeddings of `image` [3, S, S]: what `encode` returned for it, now or earlier.
+        """What `encode` returns for `image` [3, S, S], or returned for it earlier.
 
         Another thread waits meanwhile, so that no image is encoded twice.
         """

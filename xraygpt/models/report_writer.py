@@ -54,7 +54,13 @@ class ReportWriter(Blip2Base):
     @torch.no_grad()
     def encode_once(self, image: Tensor) -> Tensor:
         """`encode_img` without gradients; images that were seen lately are not encoded again."""
-        return torch.stack([self.seen_images.get(each, lambda unseen: self.encode_img(unseen[None])[0]) for each in image])
+        with self.maybe_autocast():
+            return self.llama_proj(self.read_once(image))
+
+    def read_once(self, image: Tensor) -> Tensor:
+        """`read_images`; images that were seen lately are not read again."""
+        # One by one: what an image gives does not depend on those that come with it.
+        return torch.stack([self.seen_images.get(each, lambda unseen: self.read_images(unseen[None])[0]) for each in image])
 
     def new_cache(self) -> PrefixCache:
         """An empty cache for the turns of one conversation, see `stream`."""
@@ -137,17 +143,26 @@ class ReportWriter(Blip2Base):
         Returns:
             The B reports, and the `image_features` of the B images.
         """
+        queries = self.read_images(image)
+        return self.write_reports_from(queries, prompt, **settings), _mean_of_queries(queries)
+
+    @torch.no_grad()
+    def write_reports_from(self, queries: Tensor, prompt: str = "", **settings: Any) -> list[GeneratedText]:
+        """`generate_reports` for images of which the query tokens [B, Q, D_q] are known, from `read_images`."""
         with self.maybe_autocast():
-            queries = self.encode_queries(image.to(self.device))
             image_embeds = self.llama_proj(queries)
-        text = self.report_prompt(prompt)
-        return self.generate([text] * len(image), image_embeds, **settings), _mean_of_queries(queries)
+        return self.generate([self.report_prompt(prompt)] * len(queries), image_embeds, **settings)
+
+    @torch.no_grad()
+    def read_images(self, image: Tensor) -> Tensor:
+        """float32 [B, 3, S, S] → what the query tokens read, [B, Q, D_q]."""
+        with self.maybe_autocast():
+            return self.encode_queries(image.to(self.device))
 
     @torch.no_grad()
     def image_features(self, image: Tensor) -> Tensor:
         """float32 [B, 3, S, S] → float32 [B, D_q], by which images are compared: the mean over what the query tokens read."""
-        with self.maybe_autocast():
-            return _mean_of_queries(self.encode_queries(image.to(self.device)))
+        return _mean_of_queries(self.read_images(image))
 
 
 def _mean_of_queries(queries: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from xraygpt.processors.blip_processors import (
     ReportTextProcessor,
 )
 from xraygpt.processors.image_io import open_image
-from xraygpt.processors.input_gate import Concern, check_image, invert, require_frontal_film
+from xraygpt.processors.input_gate import Concern, check_image, invert, refusal
 
 __all__ = [
     "BaseProcessor",
@@ -37,7 +37,7 @@ __all__ = [
     "invert",
     "load_processor",
     "open_image",
-    "require_frontal_film",
+    "refusal",
 ]
 
 

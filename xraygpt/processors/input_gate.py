@@ -22,11 +22,12 @@ Limits: a mirrored film passes (the side marker would have to be read), and so d
 and a good phantom. False alarms come from tight crops and from films whose collimated border is dim rather than black. The weights come
 from one collection, Open-i; how often the gate errs on bedside films and on children was not measured.
 
-Where a model's features are at hand, their distance to those of the training films says more about strange images. That check belongs to
-whoever holds the model: it returns `Concern`s of a kind of its own, added to `Kind`, and they join this list.
+Where a model's features are at hand, their distance to those of the training images says more about strange images: a concern of the kind
+"unfamiliar", which `xraygpt.serving.pipeline` adds.
 """
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -40,7 +41,7 @@ from scipy.stats import rankdata
 
 from xraygpt.common.errors import ConfigError, DataError
 
-Kind = Literal["too_small", "colour", "blank", "not_chest", "inverted", "rotated", "lateral"]
+Kind = Literal["too_small", "colour", "blank", "not_chest", "inverted", "rotated", "lateral", "unfamiliar"]
 Floats = NDArray[np.floating]
 
 WEIGHTS_FILE = Path(__file__).with_name("input_gate.yaml")
@@ -133,14 +134,9 @@ def check_image(image: Image.Image) -> list[Concern]:
     return concerns + ([not_chest] if not_chest else _misreadings(readings(low_frequencies(coarse))))
 
 
-def require_frontal_film(image: Image.Image, name: str) -> None:
-    """Refuse an image that `check_image` has a concern about; `name` is what to call it in the error.
-
-    Raises:
-        DataError: with every concern; or as `check_image`.
-    """
-    if concerns := check_image(image):
-        raise DataError(f"{name}: refused by the input gate. {' '.join(concern.message for concern in concerns)}")
+def refusal(name: str, concerns: Iterable[Concern]) -> str:
+    """What to say when an image is refused for what speaks against it; `name` is what to call it."""
+    return f"{name}: refused by the input gate. {' '.join(concern.message for concern in concerns)}"
 
 
 def invert(image: Image.Image) -> Image.Image:

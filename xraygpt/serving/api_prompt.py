@@ -11,7 +11,7 @@ from torch import Tensor
 from xraygpt.common.errors import DataError
 from xraygpt.conversation import Conversation
 from xraygpt.conversation.prompts import IMAGE_BLOCK, neutralise
-from xraygpt.processors.input_gate import Concern, check_image
+from xraygpt.processors import Concern, refusal
 from xraygpt.serving.api_images import open_data_uri
 from xraygpt.serving.api_limits import ApiLimits, invalid
 from xraygpt.serving.api_schema import ChatRequest, Message
@@ -133,13 +133,12 @@ class QuestionReader:
         for where, url in urls:
             image = open_data_uri(url, param=where, max_pixels=self.limits.max_pixels)
             try:
-                found = check_image(image)
                 pixels.append(self.pipeline.load_image(image))
+                found = self.pipeline.doubts(image, pixels[-1])
             except DataError as error:
                 raise invalid(str(error), param=where, code="invalid_image") from None
             if found and self.strict:
-                message = f"Refused by the input gate. {' '.join(concern.message for concern in found)}"
-                raise invalid(message, param=where, code="image_refused")
+                raise invalid(refusal(where, found), param=where, code="image_refused")
             concerns += found
         return torch.stack(pixels), tuple(concerns)
 

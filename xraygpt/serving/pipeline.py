@@ -16,7 +16,10 @@ from xraygpt.common.errors import ConfigError
 from xraygpt.common.registry import registry, suggest
 from xraygpt.conversation import Chat
 from xraygpt.models.generation import GeneratedText
-from xraygpt.processors import load_processor, open_image
+from xraygpt.models.known_images import KnownImages, probe_image
+from xraygpt.processors import Concern, check_image, load_processor, open_image
+
+UNFAMILIAR = "To the model this image is unlike those that it was trained with. Its report deserves no trust."
 
 
 class ReportPipeline:
@@ -27,13 +30,23 @@ class ReportPipeline:
         vis_processor: Pillow image → float32 tensor [3, S, S].
         prompt: the question that asks for a report; "" takes the model's first training prompt.
         settings: the fields of `run.generation` but the prompt.
+        known: what training images look like to the model; None: not known.
     """
 
-    def __init__(self, *, model: Any, vis_processor: Callable[[Image.Image], Tensor], prompt: str, settings: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        *,
+        model: Any,
+        vis_processor: Callable[[Image.Image], Tensor],
+        prompt: str,
+        settings: dict[str, Any],
+        known: KnownImages | None = None,
+    ) -> None:
         self.model = model.eval()
         self.vis_processor = vis_processor
         self.prompt = prompt
         self.settings = settings
+        self.known = known
 
     @classmethod
     def from_config(cls, cfg: Config) -> "ReportPipeline":
@@ -46,7 +59,11 @@ class ReportPipeline:
         model_class = registry.get_model_class(cfg.model_cfg.arch)
         model = model_class.from_config(cfg.model_cfg).place(resolve_device(cfg.run_cfg.device))
         settings: Any = OmegaConf.to_container(cfg.run_cfg.generation)
-        return cls(model=model, vis_processor=vis_processor, prompt=settings.pop("prompt"), settings=settings)
+        known = None
+        if cfg.run_cfg.known_images:
+            probe = model.eval().image_features(probe_image(cfg.model_cfg.image_size)).cpu().numpy()[0]
+            known = KnownImages.load(Path(cfg.run_cfg.known_images).expanduser(), probe)
+        return cls(model=model, vis_processor=vis_processor, prompt=settings.pop("prompt"), settings=settings, known=known)
 
     @property
     def full_prompt(self) -> str:
@@ -61,6 +78,32 @@ class ReportPipeline:
         """
         return self.vis_processor(image if isinstance(image, Image.Image) else open_image(image))
 
+    def doubts(self, film: Image.Image, pixels: Tensor) -> list[Concern]:
+        """What speaks against an image: the input gate's concerns, and that the model knows no image like it.
+
+        Args:
+            film: mode "L" or "RGB", as `open_image` returns it.
+            pixels: float32 [3, S, S], `load_image` of it.
+        """
+        return check_image(film) + ([] if self.known is None else self.unfamiliar(self.model.read_once(pixels[None])[0]))
+
+    def unfamiliar(self, queries: Tensor) -> list[Concern]:
+        """The concern that an image, of which the query tokens read [Q, D_q], is unlike the training images; or nothing."""
+        if self.known is None:
+            return []
+        (distance,) = self.known.distances(queries.float().mean(0).cpu().numpy()[None])
+        return [Concern("unfamiliar", UNFAMILIAR, float(distance))] if distance > 1 else []
+
+    def read_images(self, pixels: Sequence[Tensor]) -> list[Tensor]:
+        """What the model's query tokens read in each of some images of `load_image`, [Q, D_q] each, looked at together."""
+        return list(self.model.read_images(torch.stack(list(pixels)))) if pixels else []
+
+    def write_reports_from(self, queries: Sequence[Tensor], **settings: Any) -> list[GeneratedText]:
+        """One report for each image that was read by `read_images`, in one batch; `settings` take the place of the pipeline's own."""
+        if not queries:
+            return []
+        return self.model.write_reports_from(torch.stack(list(queries)), prompt=self.prompt, **self.settings | settings)
+
     def generate_reports(self, images: Sequence[Path | str | Image.Image | Tensor], **settings: Any) -> list[GeneratedText]:
         """One report for each image with what is known of its writing, in one batch.
 
@@ -68,10 +111,8 @@ class ReportPipeline:
             images: files, images, or tensors as `load_image` returns them.
             settings: take the place of the pipeline's own.
         """
-        if not images:
-            return []
         pixels = [image if isinstance(image, Tensor) else self.load_image(image) for image in images]
-        return self.model.generate_reports(torch.stack(pixels), prompt=self.prompt, **self.settings | settings)[0]
+        return self.write_reports_from(self.read_images(pixels), **settings)
 
     def write_reports(self, images: Sequence[Path | str | Image.Image | Tensor]) -> list[str]:
         """The texts of `generate_reports`."""

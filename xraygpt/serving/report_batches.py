@@ -4,7 +4,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ from torch import Tensor
 from xraygpt.common.errors import DataError
 from xraygpt.common.seed import stateless_seed
 from xraygpt.models.generation import GeneratedText
-from xraygpt.processors import open_image
-from xraygpt.processors.input_gate import Concern, check_image
+from xraygpt.processors import Concern, check_image, open_image, refusal
 from xraygpt.serving.pipeline import ReportPipeline
 from xraygpt.serving.safety import find_flags
 from xraygpt.serving.sentences import as_rows, geometric_mean, read_sentences
@@ -25,34 +24,38 @@ Row = dict[str, Any]
 """One image and its report, or its error; see `xraygpt.serving.report_files`."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Film:
-    """An image file as far as it could be used: float32 [3, S, S], or an error; and what the input gate says about it."""
+    """An image file as far as it could be used.
 
-    pixels: Tensor | None
-    concerns: tuple[Concern, ...] = ()
+    Attributes:
+        pixels: float32 [3, S, S].
+        queries: [Q, D_q], what the model's query tokens read.
+        concerns: what speaks against it.
+        error: why it gets no report; "" if it gets one.
+    """
+
+    pixels: Tensor | None = None
+    queries: Tensor | None = None
+    concerns: list[Concern] = field(default_factory=list)
     error: str = ""
 
 
-def load_film(pipeline: ReportPipeline, path: Path, *, strict: bool) -> Film:
-    """Open an image and ask the input gate about it; with `strict`, any concern is an error."""
+def load_film(pipeline: ReportPipeline, path: Path) -> Film:
+    """Open an image and ask the input gate about it."""
     try:
         image = open_image(path)
-        concerns = tuple(check_image(image))
-        if strict and concerns:
-            refused = f"{path}: refused by the input gate. {' '.join(concern.message for concern in concerns)}"
-            return Film(None, concerns, refused)
-        return Film(pipeline.load_image(image), concerns)
+        return Film(pipeline.load_image(image), concerns=check_image(image))
     except DataError as error:
-        return Film(None, error=str(error))
+        return Film(error=str(error))
 
 
-def load_ahead(pipeline: ReportPipeline, batches: Sequence[Images], *, strict: bool) -> Iterator[list[Film]]:
+def load_ahead(pipeline: ReportPipeline, batches: Sequence[Images]) -> Iterator[list[Film]]:
     """The films of each batch in order; one batch is loaded ahead, in threads."""
     with ThreadPoolExecutor() as pool:
         loading: deque[Any] = deque()
         for batch in batches:
-            loading.append([pool.submit(load_film, pipeline, path, strict=strict) for _, path in batch])
+            loading.append([pool.submit(load_film, pipeline, path) for _, path in batch])
             if len(loading) > 1:
                 yield [film.result() for film in loading.popleft()]
         while loading:
@@ -65,21 +68,38 @@ def write_batches(pipeline: ReportPipeline, batches: Sequence[Images], *, seed: 
     Args:
         batches: images that are written about together. All have the same prompt, so no order of theirs saves padding.
         seed: of sampling; with the identifier of an image it decides what is drawn for it, whatever its batch.
-        strict: an image that the input gate has a concern about gets no report.
+        strict: an image that anything speaks against gets no report.
 
     Yields:
         The rows of each batch, in order. An image that cannot be used has an "error" in place of a report.
     """
-    for batch, films in zip(batches, load_ahead(pipeline, batches, strict=strict), strict=True):
-        usable = [(image_id, film.pixels) for (image_id, _), film in zip(batch, films, strict=True) if film.pixels is not None]
+    for batch, films in zip(batches, load_ahead(pipeline, batches), strict=True):
+        _read_images(pipeline, films)
+        if strict:
+            for (_, path), film in zip(batch, films, strict=True):
+                film.error = refusal(str(path), film.concerns) if film.concerns else film.error
+        usable = [
+            (image_id, film.queries)
+            for (image_id, _), film in zip(batch, films, strict=True)
+            if film.queries is not None and not film.error
+        ]
         seeds = [stateless_seed(seed, zlib.crc32(image_id.encode())) for image_id, _ in usable]
-        written = iter(pipeline.generate_reports([pixels for _, pixels in usable], seed=seeds))
+        written = iter(pipeline.write_reports_from([queries for _, queries in usable], seed=seeds))
         rows = []
         for (image_id, path), film in zip(batch, films, strict=True):
             row: Row = {"id": image_id, "image": path.as_posix()}
-            row |= {"error": film.error} if film.pixels is None else _report_fields(pipeline.model.llama_tokenizer, next(written))
+            row |= {"error": film.error} if film.error else _report_fields(pipeline.model.llama_tokenizer, next(written))
             rows.append(row | {"concerns": [asdict(concern) for concern in film.concerns]})
         yield rows
+
+
+def _read_images(pipeline: ReportPipeline, films: Sequence[Film]) -> None:
+    """Let the model look at the films that could be opened, together; those unlike its training images are doubted."""
+    opened = [film for film in films if film.pixels is not None]
+    all_queries = pipeline.read_images([film.pixels for film in opened if film.pixels is not None])
+    for film, queries in zip(opened, all_queries, strict=True):
+        film.queries = queries
+        film.concerns += pipeline.unfamiliar(queries)
 
 
 def _report_fields(tokenizer: Any, written: GeneratedText) -> Row:

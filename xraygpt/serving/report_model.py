@@ -16,13 +16,13 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from PIL import Image
+from torch import Tensor
 
 from xraygpt.common.checkpoint import load_checkpoint
 from xraygpt.common.config import Config
-from xraygpt.common.errors import CheckpointError, ConfigError
+from xraygpt.common.errors import CheckpointError, ConfigError, DataError
 from xraygpt.models.generation import GeneratedText
-from xraygpt.processors import open_image
-from xraygpt.processors.input_gate import Concern, check_image, require_frontal_film
+from xraygpt.processors import Concern, open_image, refusal
 from xraygpt.serving.pipeline import ReportPipeline
 from xraygpt.serving.safety import RESEARCH_NOTICE, find_flags, with_notice
 from xraygpt.serving.saved_chat import chat_record, save_chat
@@ -75,8 +75,8 @@ class ReportModel:
 
     def reports(self, images: Sequence[str | Path | Image.Image], *, strict: bool = False, **settings: Any) -> list[Report]:
         """`report` for several images at once, in one batch."""
-        opened = [_open(image, strict=strict) for image in images]
-        written = self.pipeline.generate_reports([film for film, _ in opened], **settings)
+        opened = [self._open(image, strict=strict) for image in images]
+        written = self.pipeline.generate_reports([pixels for pixels, _ in opened], **settings)
         return [self._report(text, concerns) for text, (_, concerns) in zip(written, opened, strict=True)]
 
     def _report(self, written: GeneratedText, concerns: tuple[Concern, ...]) -> Report:
@@ -86,10 +86,16 @@ class ReportModel:
 
     def chat(self, image: str | Path | Image.Image, *, strict: bool = False, **settings: Any) -> "ImageChat":
         """Start a conversation about one image; the arguments are those of `report`."""
-        film, concerns = _open(image, strict=strict)
-        return ImageChat(
-            self.pipeline, film, concerns=concerns, name=Path(image).name if isinstance(image, str | Path) else "", settings=settings
-        )
+        chat = ImageChat(self.pipeline, image, settings)
+        _refuse(image, chat.concerns if strict else ())
+        return chat
+
+    def _open(self, image: str | Path | Image.Image, *, strict: bool) -> tuple[Tensor, tuple[Concern, ...]]:
+        film = image if isinstance(image, Image.Image) else open_image(image)
+        pixels = self.pipeline.load_image(film)
+        concerns = tuple(self.pipeline.doubts(film, pixels))
+        _refuse(image, concerns if strict else ())
+        return pixels, concerns
 
 
 class ImageChat:
@@ -97,15 +103,14 @@ class ImageChat:
 
     Attributes:
         session: the conversation itself, with `turns`, `undo()` and `reset()`.
-        concerns: what the input gate says about the image.
+        concerns: what speaks against the image.
     """
 
-    def __init__(
-        self, pipeline: ReportPipeline, film: Image.Image, *, concerns: tuple[Concern, ...], name: str, settings: dict[str, Any]
-    ) -> None:
+    def __init__(self, pipeline: ReportPipeline, image: str | Path | Image.Image, settings: dict[str, Any]) -> None:
         self.session = ChatSession(pipeline)
-        self.session.open_image(film)
-        self.concerns, self.name, self.settings = concerns, name, settings
+        self.concerns = tuple(self.session.open_image(Path(image) if isinstance(image, str) else image))
+        self.name = "" if isinstance(image, Image.Image) else Path(image).name
+        self.settings = settings
         self.decoding = pipeline.settings | settings
 
     def ask(self, question: str = "") -> Report:
@@ -177,8 +182,6 @@ def _read_stored(path: Path, options: Sequence[str]) -> Config:
     return cfg
 
 
-def _open(image: str | Path | Image.Image, *, strict: bool) -> tuple[Image.Image, tuple[Concern, ...]]:
-    film = image if isinstance(image, Image.Image) else open_image(image)
-    if strict:
-        require_frontal_film(film, name="the image" if isinstance(image, Image.Image) else str(image))
-    return film, tuple(check_image(film))
+def _refuse(image: str | Path | Image.Image, concerns: Sequence[Concern]) -> None:
+    if concerns:
+        raise DataError(refusal("the image" if isinstance(image, Image.Image) else str(image), concerns))

@@ -17,6 +17,7 @@ from xraygpt.conversation import Conversation
 from xraygpt.conversation.prompts import IMAGE_BLOCK, IMAGE_PLACEHOLDER, neutralise
 from xraygpt.models.decoding import DecodingSettings
 from xraygpt.models.generation import GeneratedText
+from xraygpt.processors import Concern, open_image
 from xraygpt.serving.pipeline import ReportPipeline
 from xraygpt.serving.safety import find_flags
 from xraygpt.serving.sentences import AnswerSentence, read_sentences
@@ -99,16 +100,22 @@ class ChatSession:
         self._states: list[Conversation] = []
         """The conversation before the first turn, and after each of them."""
 
-    def open_image(self, image: Path | Image.Image) -> None:
+    def open_image(self, image: Path | Image.Image) -> list[Concern]:
         """Talk about this image from now on. What was said is forgotten.
+
+        Returns:
+            What speaks against the image.
 
         Raises:
             DataError: it cannot be used; everything stays as it was.
         """
-        pixels = self.pipeline.load_image(image)
+        film = image if isinstance(image, Image.Image) else open_image(image)
+        pixels = self.pipeline.load_image(film)
+        concerns = self.pipeline.doubts(film, pixels)
         conv, images = self._empty.copy(), list[Tensor]()
         self._chat.upload_img(pixels, conv, images)
         self.turns, self.pixels, self._images, self._states = [], pixels, images, [conv]
+        return concerns
 
     def stream(
         self, question: str, *, settings: Mapping[str, Any] | None = None, cancelled: Callable[[], bool] = lambda: False

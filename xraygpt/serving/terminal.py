@@ -9,8 +9,6 @@ from typing import Any
 
 from xraygpt.common.errors import DataError
 from xraygpt.conversation import Conversation
-from xraygpt.processors import open_image
-from xraygpt.processors.input_gate import check_image
 from xraygpt.serving.pipeline import ReportPipeline
 from xraygpt.serving.safety import RESEARCH_NOTICE, notes
 from xraygpt.serving.saved_chat import chat_record, remarks, save_chat
@@ -99,10 +97,9 @@ class TerminalChat:
         """Start a conversation about another image, and say what the input gate thinks of it."""
         if not str(path):
             raise DataError("Which image? Write /image PATH.")
-        image = open_image(Path(path).expanduser())
-        self.session.open_image(image)
+        concerns = self.session.open_image(Path(path).expanduser())
         self.image_name = str(path)
-        self.write("\n".join([f"Image: {path}", *notes(concerns=[concern.message for concern in check_image(image)])]) + "\n")
+        self.write("\n".join([f"Image: {path}", *notes(concerns=[concern.message for concern in concerns])]) + "\n")
 
     def ask(self, question: str) -> None:
         """Answer a question, "" for the report, and remark on what the answer deserves doubt for."""

@@ -28,6 +28,7 @@ from xraygpt.evaluation.faithfulness import judge_report
 from xraygpt.evaluation.model_scores import MODEL_SCORES
 from xraygpt.evaluation.scorecard_text import format_table
 from xraygpt.evaluation.scoring import Settings, metric_values
+from xraygpt.models.known_images import FILE_NAME, MIN_IMAGES, KnownImages, probe_image
 from xraygpt.tasks.evaluated_split import (
     EvaluatedSplit,
     Row,
@@ -155,7 +156,16 @@ class ReportGenerationTask(ImageTextPretrainTask):
             return None
         images = encode_training_images(model.eval(), training, split, count=count, run_cfg=self.cfg.run_cfg)
         logger.info("Encoded %d training images for the nearest-training baseline.", len(images.reports))
+        if is_main_process() and len(images.features) >= MIN_IMAGES:
+            self._keep_known_images(model, images)
         return images
+
+    def _keep_known_images(self, model: Any, images: TrainingImages) -> None:
+        """What an image is compared with later, so that one unlike the training images is doubted (`run.known_images`)."""
+        probe = model.image_features(probe_image(self.cfg.model_cfg.image_size)).cpu().numpy()[0]
+        path = Path(registry.get_path("output_dir")) / FILE_NAME
+        KnownImages.of(images.features, probe).save(path)
+        logger.info("What training images look like to the model is in %s", path)
 
     # Each batch --------------------------------------------------------------------------------------------------
 
