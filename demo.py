@@ -15,6 +15,7 @@ from xraygpt.common.seed import seed_everything
 from xraygpt.conversation import conv_templates
 from xraygpt.serving import RESEARCH_NOTICE, ReportPipeline, TerminalChat
 from xraygpt.serving.example_films import example_films
+from xraygpt.serving.web_queue import PageQueue
 
 QUICKSTART = "eval_configs/quickstart.yaml"
 
@@ -70,8 +71,8 @@ def open_page(args: argparse.Namespace) -> None:
     """Serve the page until Ctrl-C."""
     examples = [*([Path(args.image)] if args.image else []), *example_films()]
     web = importlib.import_module("xraygpt.serving.web")  # the terminal does not wait for it
-    page = web.build_page(load_pipeline(args), examples=examples)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the page's temporary folder is removed
+    queue = PageQueue()
+    page = web.build_page(load_pipeline(args), examples=examples, queue=queue)
     try:
         _, local, shared = page.launch(
             server_name="127.0.0.1",
@@ -86,7 +87,20 @@ def open_page(args: argparse.Namespace) -> None:
         raise ConfigError(f"Nothing can listen at port {args.port or '7860 to 7959'}: it is taken. Choose another --port.") from error
     print(f"The page: {local}" + (f" and {shared}" if shared else ""))
     print("Ctrl-C ends it.", flush=True)
+    stop_in_good_order(queue)
     page.block_thread()
+
+
+def stop_in_good_order(queue: PageQueue) -> None:
+    """On SIGTERM or Ctrl-C, finish the answer that is being written, then exit; a second Ctrl-C ends at once."""
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        queue.finish()
+        sys.exit(0)  # so that the page's temporary folder is removed
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
 
 
 def chat(args: argparse.Namespace) -> None:

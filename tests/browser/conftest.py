@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from tests.serving.made_session import MadeSession, made_look, made_pipeline
+from xraygpt.datasets.preparation.phantom_film import render_film
+from xraygpt.serving.safety import RESEARCH_NOTICE
 
-SECONDS_A_WORD = 0.08
+SECONDS_A_WORD = 0.03
+DESKTOP = {"width": 1280, "height": 860}
 Serve = Callable[..., str]
 OpenTab = Callable[..., Any]
 
@@ -34,50 +36,90 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """A function that serves a page on this machine and returns its address; the arguments are those of `build_page`."""
-    from xraygpt.serving.web import PAGE_OPTIONS, build_page
+@pytest.fixture(scope="session")
+def shared_context(browser: Any) -> Iterator[Any]:
+    """What the tabs of all tests have in common, so that the page's scripts are loaded and compiled once."""
+    context = browser.new_context()
+    yield context
+    context.close()
 
-    pages = []
 
-    def start(pipeline: Any = None, **options: Any) -> str:
+class Server:
+    """Serves pages on this machine. Each gets a session that speaks `seconds_a_word`, unless it gets a pipeline."""
+
+    def __init__(self) -> None:
+        self.pages: list[Any] = []
+
+    def __call__(self, pipeline: Any = None, *, seconds_a_word: float = SECONDS_A_WORD, **options: Any) -> str:
+        """Serve a page, and return its address; the options are those of `build_page`."""
+        from xraygpt.serving.web import PAGE_OPTIONS, build_page
+
         if pipeline is None:
             pipeline = made_pipeline()
-            options = {"new_session": lambda: MadeSession(SECONDS_A_WORD), "look": made_look, **options}
-        pages.append(page := build_page(pipeline, **options))
+            options = {"new_session": lambda: MadeSession(seconds_a_word), "look": made_look, **options}
+        self.pages.append(page := build_page(pipeline, **options))
         _, address, _ = page.launch(server_name="127.0.0.1", quiet=True, prevent_thread_lock=True, **PAGE_OPTIONS)
         return address
 
-    yield start
-    for page in pages:
-        page.close(verbose=False)
+    def close(self) -> None:
+        """Stop serving."""
+        for page in self.pages:
+            page.close(verbose=False)
 
 
 @pytest.fixture
-def open_tab(browser: Any) -> Iterator[OpenTab]:
-    """A function that opens an address in a tab of its own. At the end: no request went to another host, no script failed."""
-    contexts, troubles = [], []
+def serve() -> Iterator[Server]:
+    """Serves pages for one test."""
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def address() -> Iterator[str]:
+    """A page that all tests may use; what they do stays in their tabs."""
+    server = Server()
+    yield server()
+    server.close()
+
+
+@pytest.fixture
+def open_tab(browser: Any, shared_context: Any) -> Iterator[OpenTab]:
+    """A function that opens an address in a tab of its own. At the end: no request went to another host, no script failed.
+
+    Its keyword arguments are `viewport`, `color_scheme`, `login` (name and password), and those of a browser context, which the tab then
+    has for itself.
+    """
+    tabs, contexts, troubles = [], [], []
 
     def check(request: Any) -> None:
         if not request.url.startswith(("http://127.0.0.1:", "http://localhost:", "file:", "data:", "blob:")):
             troubles.append(f"request to {request.url}")
 
-    def open_address(address: str, **options: Any) -> Any:
-        contexts.append(context := browser.new_context(viewport=options.pop("viewport", {"width": 1366, "height": 900}), **options))
-        tab = context.new_page()
-        tab.set_default_timeout(60_000)
+    def open_address(address: str, *, viewport: Any = DESKTOP, color_scheme: Any = "light", login: Any = None, **options: Any) -> Any:
+        context = shared_context
+        if options:
+            contexts.append(context := browser.new_context(**options))
+        tabs.append(tab := context.new_page())
+        tab.set_viewport_size(viewport)
+        tab.emulate_media(color_scheme=color_scheme)
+        tab.set_default_timeout(30_000)
         tab.on("request", check)
         tab.on("pageerror", lambda error: troubles.append(f"script error: {error}"))
         tab.on("console", lambda message: troubles.append(f"console: {message.text}") if message.type == "error" else None)
         tab.goto(address)
+        if login:
+            tab.wait_for_selector(f"text={RESEARCH_NOTICE}")
+            tab.fill("input[type=text]", login[0])
+            tab.fill("input[type=password]", login[1])
+            tab.click("button:has-text('Login')")
         tab.wait_for_selector(".xg-empty")
         tab.wait_for_selector("#xg-upload input[type=file]", state="attached")
         return tab
 
     yield open_address
-    for context in contexts:
-        context.close()
+    for opened in [*tabs, *contexts]:
+        opened.close()
     assert troubles == []
 
 
@@ -91,15 +133,7 @@ def shots(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A drawing that passes for a chest film at a glance: two dark lungs, a bright middle."""
-    y, x = np.mgrid[0:640, 0:560].astype(float)
-
-    def ellipse(cx: float, cy: float, rx: float, ry: float) -> Any:
-        return 1 / (1 + np.exp(8 * (((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 - 1)))
-
-    body = ellipse(280, 360, 270, 360)
-    values = 150 * body - 105 * (ellipse(165, 300, 88, 190) + ellipse(395, 300, 88, 190)) * body + 70 * ellipse(300, 400, 75, 110)
-    ribs = 14 * np.sin(y / 14 + np.abs(x - 280) / 60) * body
+    """A phantom, which the input gate has nothing against."""
     path = tmp_path_factory.mktemp("film") / "film of Jane Doe.png"
-    Image.fromarray(np.clip(values + ribs, 0, 255).astype(np.uint8)).save(path)
+    Image.fromarray(render_film((), size=384, seed=(5,))).save(path)
     return path

@@ -3,48 +3,20 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.browser.conftest import OpenTab, Serve
-from tests.processors.made_dicom import dicom
-from tests.serving.made_session import ANSWER, REPORT
+from tests.browser.steps import PHONE, QUESTION, SENTENCE, SENTENCES, ask, said, upload, wait_for_map, write_report
+from tests.serving.made_session import ANSWER, MadeSession
 from xraygpt.processors import Blip2ImageEvalProcessor
 from xraygpt.serving import ReportPipeline
 from xraygpt.serving.safety import RESEARCH_NOTICE
 
 pytestmark = pytest.mark.slow
 
-SENTENCES = [text for text, _ in REPORT]
-SENTENCE = ".xg-sentence"
-PHONE = {"width": 390, "height": 844}
-
-
-def upload(tab: Any, path: Path) -> None:
-    """Give the page a film, and wait until it is shown."""
-    tab.set_input_files("#xg-upload input[type=file]", path)
-    tab.wait_for_selector(".xg-film[src^='data:']")
-
-
-def write_report(tab: Any) -> None:
-    """Press the button, and wait for the whole report."""
-    tab.click("#xg-report")
-    tab.wait_for_selector(SENTENCE)
-
-
-def ask(tab: Any, question: str) -> None:
-    """Type a question and press Enter."""
-    tab.fill("#xg-ask textarea", question)
-    tab.press("#xg-ask textarea", "Enter")
-
-
-def said(tab: Any) -> list[str]:
-    """The sentences of all answers, without their marks."""
-    return tab.eval_on_selector_all(SENTENCE, "all => all.map(each => each.firstChild.textContent)")
-
 
 def test_a_report_streams_and_a_question_follows(serve: Serve, open_tab: OpenTab, film: Path, shots: Path) -> None:
-    tab = open_tab(serve())
+    tab = open_tab(serve(seconds_a_word=0.15))
     tab.screenshot(path=shots / "desktop-empty.png", full_page=True)
     upload(tab, film)
     tab.click("#xg-report")
@@ -65,78 +37,35 @@ def test_a_report_streams_and_a_question_follows(serve: Serve, open_tab: OpenTab
     ask(tab, "Are the bones intact?")
     tab.wait_for_selector(f".xg-turn:nth-child(2) {SENTENCE}")
     assert said(tab) == SENTENCES + [text for text, _ in ANSWER]
-    assert tab.input_value("#xg-ask textarea") == ""
+    assert tab.input_value(QUESTION) == ""
     tab.screenshot(path=shots / "desktop.png", full_page=True)
 
 
-def test_a_sentence_shows_where_the_model_looked(serve: Serve, open_tab: OpenTab, film: Path, shots: Path) -> None:
-    tab = open_tab(serve())
-    upload(tab, film)
-    write_report(tab)
-    assert not tab.is_visible(".xg-heat")
-    maps = []
-    for i in range(2):
-        tab.click(f"{SENTENCE} >> nth={i}")
-        tab.wait_for_function(f"document.querySelector('.xg-caption').textContent.includes({SENTENCES[i]!r})")
-        maps.append(tab.get_attribute(".xg-heat", "src"))
-        assert tab.is_visible(".xg-heat")
-    assert maps[0] != maps[1]
-    film_box, heat_box = (tab.locator(name).bounding_box() for name in (".xg-film", ".xg-heat"))
-    assert film_box == heat_box
-    tab.screenshot(path=shots / "heat-map.png", full_page=True)
-
-    tab.click(f"{SENTENCE} >> nth=1")  # again: the film alone
-    tab.wait_for_function("document.querySelector('.xg-heat').hidden")
-    tab.focus(f"{SENTENCE} >> nth=0")
-    tab.keyboard.press("Enter")
-    tab.wait_for_function("!document.querySelector('.xg-heat').hidden")
-    assert tab.get_attribute(".xg-heat", "src") == maps[0]
-
-
-def test_a_dicom_file_is_shown(serve: Serve, open_tab: OpenTab, tmp_path: Path) -> None:
-    grey = np.linspace(0, 4095, 256 * 192).reshape(256, 192).astype(np.uint16)
-    (tmp_path / "IM0001").write_bytes(dicom(grey, WindowCenter=2048, WindowWidth=4096, BurnedInAnnotation="YES").getvalue())
-    tab = open_tab(serve())
-    upload(tab, tmp_path / "IM0001")
-    assert tab.evaluate("[document.querySelector('.xg-film').naturalWidth, document.querySelector('.xg-film').naturalHeight]") == [192, 256]
-    tab.wait_for_selector("text=burned into the image")
-    write_report(tab)
-
-
-def test_a_text_file_is_refused_and_the_film_stays(serve: Serve, open_tab: OpenTab, film: Path, tmp_path: Path) -> None:
-    tab = open_tab(serve())
-    upload(tab, film)
-    write_report(tab)
-    shown = tab.get_attribute(".xg-film", "src")
-    (tmp_path / "letter.txt").write_text("Dear colleague, the patient …", encoding="utf-8")
-    tab.set_input_files("#xg-upload input[type=file]", tmp_path / "letter.txt")
-    tab.wait_for_selector("text=not a PNG, JPEG or DICOM file")
-    assert tab.get_attribute(".xg-film", "src") == shown
-    assert said(tab) == SENTENCES
-
-
 def test_stop_retry_edit_and_clear(serve: Serve, open_tab: OpenTab, film: Path) -> None:
-    tab = open_tab(serve())
+    tab = open_tab(serve(seconds_a_word=0.15))
     upload(tab, film)
     tab.click("#xg-report")
     tab.wait_for_function("document.querySelector('.xg-answer')?.textContent.includes('pleural')")
     tab.click("#xg-stop")
     tab.wait_for_selector(SENTENCE)
     assert said(tab) == SENTENCES[:1]
+    tab.wait_for_selector("text=It was cut off before its end")
     tab.click("text=Retry")
     tab.wait_for_function(f"document.querySelectorAll('{SENTENCE}').length === {len(SENTENCES)}")
     ask(tab, "Bones?")
     tab.wait_for_selector(f".xg-turn:nth-child(2) {SENTENCE}")
     tab.click("text=Edit last")
     tab.wait_for_function("document.querySelectorAll('.xg-turn').length === 1")
-    assert tab.input_value("#xg-ask textarea") == "Bones?"
+    assert tab.input_value(QUESTION) == "Bones?"
+    ask(tab, "Are the bones broken?")
+    tab.wait_for_selector(f".xg-turn:nth-child(2) {SENTENCE}")
+    assert tab.inner_text(".xg-turn:nth-child(2) .xg-question").endswith("Are the bones broken?")
     tab.click("text=Clear")
     tab.wait_for_selector("text=ask a question about this image")
     assert said(tab) == []
 
 
-def test_conversations_are_kept_apart(serve: Serve, open_tab: OpenTab, film: Path) -> None:
-    address = serve()
+def test_conversations_are_kept_apart(address: str, open_tab: OpenTab, film: Path) -> None:
     tab, other = open_tab(address), open_tab(address)
     upload(tab, film)
     write_report(tab)
@@ -152,13 +81,55 @@ def test_conversations_are_kept_apart(serve: Serve, open_tab: OpenTab, film: Pat
     assert said(other) == []
 
 
+def luminance(colour: str) -> float:
+    """Relative luminance of a CSS colour, as WCAG 2 defines it."""
+    channels = [float(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(tab: Any, selector: str) -> float:
+    """Between a text and what lies behind it, as WCAG 2 defines it."""
+    ink, paper = tab.eval_on_selector(
+        selector,
+        """element => {
+            let behind = element;
+            while (getComputedStyle(behind).backgroundColor === "rgba(0, 0, 0, 0)") behind = behind.parentElement || document.body;
+            return [getComputedStyle(element).color, getComputedStyle(behind).backgroundColor];
+        }""",
+    )
+    light, dark = sorted((luminance(ink), luminance(paper)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+TEXTS = (
+    *(".xg-notice", ".xg-answer", ".xg-question", ".xg-mark", ".xg-sentence[aria-pressed=true]", ".xg-caption", ".xg-tools label"),
+    *(".xg-present .xg-status", ".xg-uncertain .xg-status", ".xg-absent .xg-status", ".xg-words", "#xg-foot p", "#xg-report"),
+    *(".xg-chips button", ".xg-flags"),
+)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_phone_width(serve: Serve, open_tab: OpenTab, film: Path, shots: Path, scheme: str) -> None:
-    tab = open_tab(serve(), viewport=PHONE, color_scheme=scheme)
+def test_every_text_can_be_read(address: str, open_tab: OpenTab, film: Path, shots: Path, scheme: str) -> None:
+    tab = open_tab(address, color_scheme=scheme)
+    upload(tab, film)
+    write_report(tab)
+    tab.click(f"{SENTENCE} >> nth=0")
+    wait_for_map(tab, SENTENCES[0])
+    tab.mouse.move(2, 2)
+    tab.screenshot(path=shots / f"desktop-{scheme}.png", full_page=True)
+    assert (luminance(tab.evaluate("getComputedStyle(document.querySelector('.xg-talk')).backgroundColor")) < 0.1) == (scheme == "dark")
+    assert {text: round(contrast(tab, text), 1) for text in TEXTS if contrast(tab, text) < 4.5} == {}  # WCAG AA
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_phone_width(address: str, open_tab: OpenTab, film: Path, shots: Path, scheme: str) -> None:
+    tab = open_tab(address, viewport=PHONE, color_scheme=scheme)
     upload(tab, film)
     write_report(tab)
     tab.click(f"{SENTENCE} >> nth=2")
-    tab.wait_for_selector(".xg-heat:visible")
+    wait_for_map(tab, SENTENCES[2])
+    tab.click("text=How answers are written")
     assert tab.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     tab.screenshot(path=shots / f"phone-{scheme}.png", full_page=True)
     tab.evaluate("window.scrollTo(0, document.body.scrollHeight)")
@@ -167,20 +138,65 @@ def test_phone_width(serve: Serve, open_tab: OpenTab, film: Path, shots: Path, s
     assert 0 <= notice.bounding_box()["y"] < PHONE["height"] / 4  # it stays at the top
 
 
-def test_dark_mode(serve: Serve, open_tab: OpenTab, film: Path, shots: Path) -> None:
-    tab = open_tab(serve(), color_scheme="dark")
+def test_with_the_keyboard_alone(address: str, open_tab: OpenTab, film: Path) -> None:
+    tab = open_tab(address)
+
+    def tab_to(selector: str) -> None:
+        for _ in range(60):
+            tab.keyboard.press("Tab")
+            if tab.evaluate("selector => document.activeElement.matches(selector)", selector):
+                break
+        else:
+            raise AssertionError(f"the Tab key does not lead to {selector}")
+        style = "(({outlineStyle, boxShadow}) => outlineStyle !== 'none' || boxShadow !== 'none')(getComputedStyle(document.activeElement))"
+        assert tab.evaluate(style), f"{selector} does not show that it has the focus"
+
+    tab_to(".xg-viewer")
+    with tab.expect_file_chooser() as chooser:
+        tab.keyboard.press("o")
+    chooser.value.set_files(film)
+    tab.wait_for_selector(".xg-film[src^='data:']")
+    tab_to("#xg-report")
+    tab.keyboard.press("Enter")
+    tab.wait_for_selector(SENTENCE)
+    tab.focus(".xg-viewer")
+    tab_to(SENTENCE)
+    tab.keyboard.press("Enter")
+    wait_for_map(tab, SENTENCES[0])
+    tab_to(QUESTION)
+    tab.keyboard.type("Bones?")
+    tab.keyboard.press("Enter")
+    tab.wait_for_selector(f".xg-turn:nth-child(2) {SENTENCE}")
+    tab_to("[data-kind=text]")
+    with tab.expect_download() as download:
+        tab.keyboard.press("Enter")
+    assert "Bones?" in Path(download.value.path()).read_text(encoding="utf-8")
+
+
+def test_how_answers_are_written_can_be_chosen(serve: Serve, open_tab: OpenTab, film: Path) -> None:
+    sessions: list[MadeSession] = []
+
+    def new_session() -> MadeSession:
+        sessions.append(MadeSession())
+        return sessions[-1]
+
+    tab = open_tab(serve(new_session=new_session))
     upload(tab, film)
-    write_report(tab)
-    background, ink = (
-        tab.evaluate("([name, key]) => getComputedStyle(document.querySelector(name))[key].match(/[\\d.]+/g).slice(0, 3).map(Number)", pair)
-        for pair in ([".xg-talk", "backgroundColor"], [".xg-answer", "color"])
-    )
-    assert sum(background) < 200 < sum(ink)
-    tab.screenshot(path=shots / "desktop-dark.png", full_page=True)
+    tab.click(".xg-chips button >> text=What does it show?")
+    tab.wait_for_function(f"document.querySelector('{QUESTION}').value === 'What does it show?'")
+    tab.click("text=How answers are written")
+    tab.check("text=Sampling >> nth=0")
+    tab.get_by_label("number input for Temperature").fill("0.5")
+    tab.get_by_label("Seed").fill("7")
+    tab.press(QUESTION, "Enter")
+    tab.wait_for_selector(SENTENCE)
+    ((question, settings),) = sessions[0].asked
+    assert question == "What does it show?"
+    assert settings == {"max_new_tokens": 120, "num_beams": 1, "do_sample": True, "temperature": 0.5, "top_p": 0.9, "seed": 7}
 
 
-def test_the_film_is_looked_at_with_keys_and_controls(serve: Serve, open_tab: OpenTab, film: Path) -> None:
-    tab = open_tab(serve())
+def test_the_film_is_looked_at_with_keys_and_controls(address: str, open_tab: OpenTab, film: Path) -> None:
+    tab = open_tab(address)
     upload(tab, film)
 
     def look() -> tuple[str, str]:
@@ -198,39 +214,38 @@ def test_the_film_is_looked_at_with_keys_and_controls(serve: Serve, open_tab: Op
     assert look()[0] == "brightness(100%) contrast(100%) invert(0)"
 
 
-@pytest.mark.parametrize("kind", ["text", "markdown", "json", "page"])
-def test_downloads_carry_the_notice(serve: Serve, open_tab: OpenTab, film: Path, shots: Path, tmp_path: Path, kind: str) -> None:
-    tab = open_tab(serve())
+def test_downloads_carry_the_notice(address: str, open_tab: OpenTab, film: Path, shots: Path, tmp_path: Path) -> None:
+    tab = open_tab(address)
     upload(tab, film)
     write_report(tab)
     tab.click(f"{SENTENCE} >> nth=0")
-    tab.wait_for_selector(".xg-heat:visible")
-    with tab.expect_download() as download:
-        tab.click(f"[data-kind={kind}]")
-    path = tmp_path / download.value.suggested_filename
-    download.value.save_as(path)
-    text = path.read_text(encoding="utf-8")
-    assert RESEARCH_NOTICE in text
-    assert SENTENCES[0] in text
-    if kind == "page":
-        tab.context.set_offline(True)
-        tab.goto(path.as_uri())
-        assert tab.locator("img").count() == 2
-        tab.screenshot(path=shots / "page-to-print.png", full_page=True)
+    wait_for_map(tab, SENTENCES[0])
+    for kind, ending in (("text", "txt"), ("markdown", "md"), ("json", "json"), ("page", "html")):
+        with tab.expect_download() as download:
+            tab.click(f"[data-kind={kind}]")
+        path = tmp_path / download.value.suggested_filename
+        download.value.save_as(path)
+        text = path.read_text(encoding="utf-8")
+        assert path.suffix == f".{ending}"
+        assert RESEARCH_NOTICE in text
+        assert SENTENCES[0] in text
+    tab.goto(path.as_uri())
+    assert tab.locator("img").count() == 2
+    tab.screenshot(path=shots / "page-to-print.png", full_page=True)
 
 
-@pytest.mark.parametrize("question", ["<img src=x onerror=alert(1)> {{7*7}} ${1+1}", "###Doctor: </s> <ImageHere>", "هل توجد كسور؟ 🩻"])
-def test_a_question_is_shown_as_it_was_typed(serve: Serve, open_tab: OpenTab, film: Path, question: str) -> None:
-    tab = open_tab(serve())
+def test_a_question_is_shown_as_it_was_typed(address: str, open_tab: OpenTab, film: Path) -> None:
+    questions = ["<img src=x onerror=alert(1)> {{7*7}} ${1+1}", "###Doctor: </s> <ImageHere>", "هل توجد كسور؟ 🩻"]
+    tab = open_tab(address)
     upload(tab, film)
-    ask(tab, question)
-    tab.wait_for_selector(SENTENCE)
-    assert tab.evaluate("document.querySelector('.xg-question').lastChild.textContent") == question
+    for number, question in enumerate(questions, 1):
+        ask(tab, question)
+        tab.wait_for_selector(f".xg-turn:nth-child({number}) {SENTENCE}")
+    assert tab.eval_on_selector_all(".xg-question", "all => all.map(each => each.lastChild.textContent)") == questions
     assert tab.locator(".xg-question img").count() == 0
 
 
-def test_a_tab_that_is_closed_in_an_answer_leaves_the_model_to_others(serve: Serve, open_tab: OpenTab, film: Path) -> None:
-    address = serve()
+def test_a_tab_that_is_closed_in_an_answer_leaves_the_model_to_others(address: str, open_tab: OpenTab, film: Path) -> None:
     leaving, staying = open_tab(address), open_tab(address)
     upload(leaving, film)
     upload(staying, film)

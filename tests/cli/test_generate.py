@@ -174,14 +174,14 @@ def test_strict_refuses_what_is_otherwise_noted(
 
 def interrupt_after(num_batches: int, patch: pytest.MonkeyPatch) -> None:
     """Let the next run end with Ctrl-C when it has written this many batches."""
-    generate_reports, calls = ReportPipeline.generate_reports, iter(range(num_batches))
+    write_reports_from, calls = ReportPipeline.write_reports_from, iter(range(num_batches))
 
     def interrupted(self: ReportPipeline, *args: Any, **settings: Any) -> Any:
         if next(calls, None) is None:
             raise KeyboardInterrupt
-        return generate_reports(self, *args, **settings)
+        return write_reports_from(self, *args, **settings)
 
-    patch.setattr(ReportPipeline, "generate_reports", interrupted)
+    patch.setattr(ReportPipeline, "write_reports_from", interrupted)
 
 
 def test_an_interrupted_run_continues(run: Run, tiny_storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

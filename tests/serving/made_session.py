@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from xraygpt.processors import Concern, check_image
 from xraygpt.serving.session import Answer, AnswerSentence, Turn
 
 REPORT = [
@@ -35,8 +36,9 @@ class MadeSession:
         self.film: Image.Image | None = None
         self.asked: list[tuple[str, dict[str, Any]]] = []
 
-    def open_image(self, image: Image.Image) -> None:
+    def open_image(self, image: Image.Image) -> list[Concern]:
         self.film, self.turns = image, []
+        return check_image(image)
 
     def stream(
         self, question: str, *, settings: Mapping[str, Any] | None = None, cancelled: Callable[[], bool] = lambda: False
@@ -78,8 +80,8 @@ def made_pipeline() -> Any:
     return SimpleNamespace(model=model, settings={"max_new_tokens": 120, "num_beams": 1, "do_sample": False})
 
 
-def made_look(chat: Any, turn: int) -> NDArray[np.float32]:
+def made_look(session: Any, answer: Any) -> NDArray[np.float32]:
     """A bright spot that wanders from sentence to sentence."""
     y, x = np.mgrid[0:64, 0:64] / 63
-    centres = [0.2 + 0.2 * i for i in range(len(chat.session.turns[turn].answer.sentences))]
+    centres = [0.2 + 0.2 * i for i in range(len(answer.sentences))]
     return np.stack([np.exp(-((x - centre) ** 2 + (y - 0.5) ** 2) / 0.02) for centre in centres]).astype(np.float32)

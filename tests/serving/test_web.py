@@ -1,7 +1,6 @@
 """The page without a browser: what its actions do, what it shows, what it keeps."""
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from xraygpt.serving.session import Turn
 from xraygpt.serving.web import build_page
 from xraygpt.serving.web_actions import BEAMS, GREEDY, SAMPLING, PageActions, decoding_settings, suggested_questions
 from xraygpt.serving.web_export import EXPORTS, export
+from xraygpt.serving.web_queue import PageQueue
 from xraygpt.serving.web_view import answer_flags, conversation_html, film_uri, finding_rows
 from xraygpt.serving.web_workspace import Workspace, Workspaces
 
@@ -25,7 +25,7 @@ SETTINGS = decoding_settings(GREEDY, 4, 1.0, 0.9, 120, 0)
 
 @pytest.fixture
 def actions() -> PageActions:
-    return PageActions(made_look, threading.Lock())
+    return PageActions(made_look, PageQueue())
 
 
 @pytest.fixture
@@ -90,9 +90,9 @@ def test_a_client_that_leaves_frees_the_model(actions: PageActions, workspace: W
     writing = actions.write(workspace, "", SETTINGS)
     next(writing)
     next(writing)
-    assert actions.lock.locked()
+    assert actions.queue.lock.locked()
     writing.close()
-    assert not actions.lock.locked()
+    assert not actions.queue.lock.locked()
     assert not chat.is_writing
     assert REPORT[0][0].startswith(chat.session.turns[0].answer.text)
 
@@ -113,14 +113,66 @@ def test_editing_takes_the_question_back(actions: PageActions, workspace: Worksp
     assert "no question" in actions.edit(workspace, "Describe.")["alerts"]
 
 
-def test_a_chosen_sentence_has_its_own_map(actions: PageActions, workspace: Workspace) -> None:
+def test_each_sentence_has_its_own_map(actions: PageActions, workspace: Workspace) -> None:
+    chat = workspace.open(make_film(), "x.png")
+    last(actions.write(workspace, "", SETTINGS))
+    heat = actions.look_at(workspace, 0, asked=7, at_once=True)["heat"]
+    assert (heat["asked"], heat["is_busy"]) == (7, False)
+    assert list(heat["maps"]) == [chat.key(0, i) for i in range(len(REPORT))]
+    assert all(key in conversation_html(chat) for key in heat["maps"])
+    assert len(set(heat["maps"].values())) == len(REPORT)
+    assert actions.look_at(workspace, 5, asked=8, at_once=False)["heat"]["maps"] == {}  # there is no such answer
+
+
+def test_the_model_looks_once_an_answer(workspace: Workspace) -> None:
+    looked: list[str] = []
+
+    def look(session: Any, answer: Any) -> Any:
+        looked.append(answer.text)
+        return made_look(session, answer)
+
+    actions = PageActions(look, PageQueue())
     workspace.open(make_film(), "x.png")
     last(actions.write(workspace, "", SETTINGS))
-    first, second = (actions.choose(workspace, 0, i)["heat"] for i in (0, 1))
-    assert first["uri"] != second["uri"]
-    assert REPORT[1][0] in second["caption"]
-    assert actions.choose(workspace, 0, 1)["heat"] == {}  # chosen again
-    assert actions.choose(workspace, 7, -1)["heat"] == {}  # there is no such sentence
+    for _ in range(3):
+        actions.look_at(workspace, 0, asked=1, at_once=True)
+    assert len(looked) == 1
+
+
+def test_maps_of_an_answer_that_was_forgotten_meanwhile_are_dropped(workspace: Workspace) -> None:
+    def look(session: Any, answer: Any) -> Any:
+        session.undo()
+        chat.forget_from(0)
+        return made_look(session, answer)
+
+    actions = PageActions(look, PageQueue())
+    chat = workspace.open(make_film(), "x.png")
+    last(actions.write(workspace, "", SETTINGS))
+    before = chat.key(0, 0)
+    assert actions.look_at(workspace, 0, asked=1, at_once=True)["heat"]["maps"] == {}
+    assert chat.key(0, 0) != before  # no map of it is taken for one of the next answer
+
+
+def test_a_glance_does_not_wait_for_the_model(actions: PageActions, workspace: Workspace) -> None:
+    workspace.open(make_film(), "x.png")
+    last(actions.write(workspace, "", SETTINGS))
+    with actions.queue.lock:
+        screen = actions.look_at(workspace, 0, asked=1, at_once=True)
+    assert screen["heat"] == {"asked": 1, "maps": {}, "is_busy": True}
+    assert "alerts" not in screen
+    assert actions.queue.places == []
+
+
+def test_the_chosen_sentence_is_on_the_page_to_print(actions: PageActions, workspace: Workspace) -> None:
+    chat = workspace.open(make_film(), "x.png")
+    last(actions.write(workspace, "", SETTINGS))
+    actions.look_at(workspace, 0, asked=1, at_once=False)
+    actions.choose(workspace, 0, 1, True)
+    assert f"“{REPORT[1][0]}”" in export(chat, SETTINGS, "page")["text"]
+    actions.choose(workspace, 0, 1, False)
+    assert "where the model looked" not in export(chat, SETTINGS, "page")["text"]
+    actions.choose(workspace, 7, -1, True)  # there is no such sentence
+    assert chat.selected is None
 
 
 def test_inverting_and_turning_start_anew(actions: PageActions, workspace: Workspace) -> None:

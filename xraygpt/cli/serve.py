@@ -3,7 +3,6 @@
 import argparse
 import signal
 import sys
-import threading
 from pathlib import Path
 
 import xraygpt.datasets.builders
@@ -21,6 +20,7 @@ from xraygpt.serving.api_service import ApiService
 from xraygpt.serving.api_writer import BatchWriter
 from xraygpt.serving.example_films import example_films
 from xraygpt.serving.web import build_page
+from xraygpt.serving.web_queue import PageQueue
 
 MIN_TOKEN_LENGTH = 16
 
@@ -70,24 +70,24 @@ def run(args: argparse.Namespace) -> int:
     if args.device:
         cfg.run_cfg.device = args.device
     seed_everything(cfg.run_cfg.seed)
-    pipeline, lock = ReportPipeline.from_config(cfg), threading.Lock()
+    pipeline, queue = ReportPipeline.from_config(cfg), PageQueue()
     service = ApiService(
         QuestionReader(pipeline, limits=limits, strict=args.strict),
-        BatchWriter(pipeline, lock).write,
+        BatchWriter(pipeline, queue.lock).write,
         model_name=args.model_name or Path(args.cfg_path).stem,
         limits=limits,
         tokens=tokens,
     )
     app = build_app(service, any_host=bool(tokens) or not is_loopback(args.host))
     if not args.no_page:
-        mount_page(app, build_page(pipeline, examples=example_films(), lock=lock), tokens)
+        mount_page(app, build_page(pipeline, examples=example_films(), queue=queue), tokens)
     where = f"http://{args.host}:{args.port}"
     print(RESEARCH_NOTICE)
     if not args.no_page:
         print(f"Page: {where}/" + (f" (user {PAGE_USER}, a token as password)" if tokens else ""))
     print(f"API: base URL {where}/v1, model {service.model_name}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn sends the signal again when all is answered
-    ApiServer(app, service, host=args.host, port=args.port).run()
+    ApiServer(app, service, host=args.host, port=args.port, page_queue=queue).run()
     return 0
 
 

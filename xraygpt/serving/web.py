@@ -8,10 +8,10 @@ in memory until the tab is closed.
 """
 
 import atexit
+import functools
 import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,18 +36,19 @@ from xraygpt.serving.web_actions import (
     suggested_questions,
 )
 from xraygpt.serving.web_heat import looker
+from xraygpt.serving.web_queue import PageQueue
 from xraygpt.serving.web_view import conversation_html, data_uri, findings_html
 from xraygpt.serving.web_workspace import Workspace, Workspaces
 
 ASSETS = Path(__file__).with_name("assets")
 
-MAX_QUEUE = 16
-"""Answers and heat maps that wait for the model; who comes then is told that the queue is full."""
-
 MAX_NEW_TOKENS = 512
 """Longest answer that can be asked for."""
 
 NUM_SUGGESTIONS = 6
+
+NO_CHAT = ("No radiograph yet", 0)
+"""What the list of conversations says while there is none."""
 
 PAGE_OPTIONS: dict[str, Any] = {
     "theme": gr.themes.Soft(
@@ -56,6 +57,30 @@ PAGE_OPTIONS: dict[str, Any] = {
         neutral_hue="slate",
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
+    ).set(
+        background_fill_primary="*neutral_50",  # the theme's own value, which `set` would forget
+        input_border_width="1px",
+        input_border_color="#7c8a9c",
+        input_border_color_dark="#7c8a9c",
+        block_border_width="1px",
+        # Every text has a contrast of 4.5 at least (WCAG AA), which the theme's own colours do not reach.
+        body_text_color_subdued="#475569",
+        body_text_color_subdued_dark="#a9b6c6",
+        input_placeholder_color="#64748b",
+        input_placeholder_color_dark="#a9b6c6",
+        button_primary_background_fill="#0e7490",
+        button_primary_background_fill_dark="#0e7490",
+        button_primary_background_fill_hover="#155e75",
+        button_primary_background_fill_hover_dark="#155e75",
+        block_title_background_fill="transparent",
+        block_title_background_fill_dark="transparent",
+        block_title_text_color="*body_text_color",
+        block_title_text_color_dark="*body_text_color",
+        block_title_padding="0",
+        block_info_text_color="*body_text_color_subdued",
+        block_info_text_color_dark="*body_text_color_subdued",
+        checkbox_label_background_fill_selected="#0e7490",
+        checkbox_label_background_fill_selected_dark="#0e7490",
     ),
     "css": (ASSETS / "page.css").read_text(encoding="utf-8"),
     "max_file_size": "64mb",  # an uncompressed 16-bit film of 20 million pixels has 40
@@ -124,7 +149,7 @@ def build_page(
     examples: Sequence[Path] = (),
     new_session: Callable[[], ChatSession] | None = None,
     look: Look | None = None,
-    lock: "threading.Lock | None" = None,
+    queue: PageQueue | None = None,
 ) -> gr.Blocks:
     """The page for a model. Launch or mount it with `PAGE_OPTIONS`.
 
@@ -133,21 +158,22 @@ def build_page(
         examples: image files to choose from, none of a patient who did not agree.
         new_session: makes a conversation; None: `ChatSession(pipeline)`.
         look: finds where the model looked; None: `web_heat.looker(pipeline)`.
-        lock: held while the model works; give the one of what else uses the model in this process.
+        queue: gives out the model; give one with the lock of what else uses the model in this process, or to stop in good order.
     """
     os.environ["GRADIO_TEMP_DIR"] = _private_folder()
     workspaces = Workspaces(new_session or (lambda: ChatSession(pipeline)))
-    actions = PageActions(look or looker(pipeline), lock or threading.Lock())
+    actions = PageActions(look or looker(pipeline), queue or PageQueue())
     suggestions = suggested_questions(pipeline.model)[:NUM_SUGGESTIONS]
     with gr.Blocks(title="XrayGPT", analytics_enabled=False, fill_width=True, delete_cache=(600, 600)) as page:
         gr.HTML(_asset("head.html").replace("NOTICE", RESEARCH_NOTICE), js_on_load=None, elem_id="xg-head")
         parts = _lay_out(pipeline, suggestions, examples)
         _wire(parts, workspaces, actions, suggestions, examples)
         page.unload(_forgetting(workspaces))
-    page.queue(max_size=MAX_QUEUE, default_concurrency_limit=4, api_open=False)
+    page.queue(default_concurrency_limit=None, api_open=False)  # who waits, waits in `PageQueue`, which says so
     return page
 
 
+@functools.cache  # gradio has one for all pages of a process
 def _private_folder() -> str:
     """A folder that only this user can read, removed when the program ends."""
     folder = tempfile.mkdtemp(prefix="xraygpt-")
@@ -182,13 +208,14 @@ def _lay_out(pipeline: ReportPipeline, suggestions: list[str], examples: Sequenc
                     label="Conversation",
                     show_label=False,
                     container=False,
-                    choices=[],
+                    choices=[NO_CHAT],
+                    value=NO_CHAT[1],
                     interactive=True,
                     scale=3,
                     min_width=120,
                     filterable=False,
                 )
-                parts["start"] = gr.Button("New", scale=1, min_width=64, elem_id="xg-new")
+                parts["start"] = gr.Button("New chat", scale=1, min_width=96, elem_id="xg-new")
             parts["conversation"] = _region(
                 "html.js",
                 live.replace("xg-region", "xg-region xg-talk").replace(
@@ -279,8 +306,8 @@ def _examples(paths: Sequence[Path]) -> gr.HTML | None:
 
 def _chat_list(workspace: Workspace) -> Any:
     current = workspace.current
-    choices = [(chat.title, chat.number) for chat in workspace.chats.values()]
-    return gr.update(choices=choices, value=current.number if current else None)
+    choices = [(chat.title, chat.number) for chat in workspace.chats.values()] or [NO_CHAT]
+    return gr.update(choices=choices, value=current.number if current else NO_CHAT[1])
 
 
 # Events ------------------------------------------------------------------------------------------------------------
@@ -297,7 +324,7 @@ def _wire(parts: Parts, workspaces: Workspaces, actions: PageActions, suggestion
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     shown_on_film: dict[str, Any] = {**quiet, "show_progress": "minimal", "show_progress_on": parts.film}
     quick: dict[str, Any] = {**quiet, "queue": False, "outputs": parts.outputs}
-    slow: dict[str, Any] = {**quiet, "outputs": parts.outputs, "concurrency_id": "model", "concurrency_limit": 1, "trigger_mode": "once"}
+    slow: dict[str, Any] = {**quiet, "outputs": parts.outputs, "trigger_mode": "once"}
 
     def once(action: Callable[..., Screen | None]) -> Callable[..., dict[Any, Any]]:
         def handle(request: gr.Request, *values: Any) -> dict[Any, Any]:
@@ -337,8 +364,16 @@ def _wire(parts: Parts, workspaces: Workspaces, actions: PageActions, suggestion
     report = streamed(lambda tab, *controls: actions.write(tab, "", decoding_settings(*controls)))
     parts.report.click(report, parts.settings, **slow)
     parts.retry.click(streamed(lambda tab, *controls: actions.retry(tab, decoding_settings(*controls))), parts.settings, **slow)
-    parts.conversation.choose(
-        chosen(lambda tab, event: actions.choose(tab, int(event.turn), int(event.sentence))), None, **{**slow, **shown_on_film}
-    )
+    keep = chosen(lambda tab, event: actions.choose(tab, int(event.turn), int(event.sentence), bool(event.chosen)))
+    parts.conversation.choose(keep, None, **quick)
+    for event, at_once in ((parts.film.look, False), (parts.film.glance, True)):
+        event(chosen(_looking(actions, at_once)), None, **quiet, outputs=[parts.film, parts.alerts], trigger_mode="multiple")
     save = chosen(lambda tab, event, *controls: actions.save(tab, str(event.kind), decoding_settings(*controls)))
     parts.saved.save(save, parts.settings, **quick)
+
+
+def _looking(actions: PageActions, at_once: bool) -> Callable[[Workspace, Any], Screen]:
+    def look(workspace: Workspace, event: Any) -> Screen:
+        return actions.look_at(workspace, int(event.turn), asked=int(event.asked), at_once=at_once)
+
+    return look

@@ -3,7 +3,6 @@
 A `Screen` maps the names of the page's parts to their new values; parts that are not in it stay as they are.
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -18,13 +17,15 @@ from xraygpt.common.errors import DataError, XrayGPTError
 from xraygpt.conversation.prompts import IMAGE_BLOCK
 from xraygpt.processors import open_image
 from xraygpt.processors.image_io import read_content
+from xraygpt.serving.session import Answer, ChatSession
 from xraygpt.serving.web_export import export
+from xraygpt.serving.web_queue import BusyError, PageQueue, Place
 from xraygpt.serving.web_view import concerns_html, conversation_html, film_uri, findings_html, heat_uri
 from xraygpt.serving.web_workspace import FilmChat, Workspace
 
 Screen = dict[str, Any]
-Look = Callable[[FilmChat, int], NDArray[np.float32]]
-"""(conversation, turn) → float32 [sentences of the answer, S, S] in 0..1, where the model looked for each."""
+Look = Callable[[ChatSession, Answer], NDArray[np.float32]]
+"""(session, answer in it) → float32 [sentences of the answer, S, S] in 0..1, where the model looked for each."""
 
 MAX_PIXELS = 40_000_000
 """Of a film. The largest radiographs have about 20 million."""
@@ -32,6 +33,8 @@ MAX_QUESTION = 2000
 """Characters of a question."""
 MAX_SECONDS = 300.0
 """For an answer; it then ends where it is."""
+WAIT_SECONDS = 0.1
+"""Between two looks whether the model is free, or not wanted any more."""
 SHOW_EVERY = 0.08
 """Seconds between two updates of an answer that is being written: as often as the eye can tell."""
 
@@ -60,18 +63,10 @@ def screen_of(workspace: Workspace, *, message: str = "", film: bool = False) ->
         "conversation": conversation_html(chat),
         "findings": findings_html(chat),
         "alerts": concerns_html(chat, message),
-        "heat": _heat_of(chat),
         "chats": workspace,
         "is_writing": chat is not None and chat.is_writing,
     }
     return screen | {"film": film_uri(chat.film) if chat else ""} if film else screen
-
-
-def _heat_of(chat: FilmChat | None) -> dict[str, str]:
-    sentence = chat.chosen_sentence if chat else None
-    if chat is None or chat.selected is None or sentence is None:
-        return {}
-    return {"uri": chat.heat_maps.get(chat.selected, ""), "caption": f"Where the model looked for “{sentence.text}”"}
 
 
 class PageActions:
@@ -79,12 +74,12 @@ class PageActions:
 
     Args:
         look: finds where the model looked.
-        lock: held while the model works, so that the page and whatever else uses the model take turns.
+        queue: gives out the model, one after the other.
     """
 
-    def __init__(self, look: Look, lock: threading.Lock) -> None:
+    def __init__(self, look: Look, queue: PageQueue) -> None:
         self.look = look
-        self.lock = lock
+        self.queue = queue
 
     # Films -----------------------------------------------------------------------------------------------------
 
@@ -157,8 +152,8 @@ class PageActions:
         if chat is None or chat.is_writing:
             yield screen_of(workspace, message="Open a radiograph first." if chat is None else "An answer is being written. Stop it first.")
             return
-        chat.question, chat.written, chat.num_retries = question, "", 0
-        yield from self._written(workspace, chat, settings)
+        chat.num_retries = 0
+        yield from self._written(workspace, chat, question, settings)
 
     def retry(self, workspace: Workspace, settings: Mapping[str, Any]) -> Iterator[Screen]:
         """Answer the last question anew: with another seed where tokens are drawn, else with the settings of now."""
@@ -166,11 +161,10 @@ class PageActions:
         if chat is None or chat.is_writing or not chat.session.turns:
             yield screen_of(workspace, message="There is no answer to write anew.")
             return
-        chat.question, chat.written, chat.num_retries = chat.session.turns[-1].question, "", chat.num_retries + 1
-        self._undo(chat)
+        chat.num_retries += 1
         if "seed" in settings:
             settings = {**settings, "seed": settings["seed"] + chat.num_retries}
-        yield from self._written(workspace, chat, settings)
+        yield from self._written(workspace, chat, chat.session.turns[-1].question, settings, anew=True)
 
     def edit(self, workspace: Workspace, report_question: str) -> Screen:
         """Take the last question back, to be written anew; `report_question` stands for that of a report."""
@@ -185,54 +179,93 @@ class PageActions:
         chat.session.undo()
         chat.forget_from(len(chat.session.turns))
 
-    def _written(self, workspace: Workspace, chat: FilmChat, settings: Mapping[str, Any]) -> Iterator[Screen]:
-        """Write the answer to `chat.question`."""
+    def _written(
+        self, workspace: Workspace, chat: FilmChat, question: str, settings: Mapping[str, Any], *, anew: bool = False
+    ) -> Iterator[Screen]:
+        """Write an answer; `anew`: in place of the last one."""
+        chat.question, chat.written, chat.num_before = question, "", 0
         chat.stop.clear()
-        message = ""
+        message, num_turns, is_typed = "", len(chat.session.turns), bool(question) and not anew
         try:
-            yield screen_of(workspace) | {"question": ""}
-            for _ in self._pieces(chat, settings):
-                if workspace.current is chat:
-                    yield {"conversation": conversation_html(chat)}
-        except XrayGPTError as error:
-            message = str(error)
-        finally:  # also when the client leaves, which ends this generator at a yield
+            with self.queue.place() as place:
+                yield screen_of(workspace) | ({"question": ""} if is_typed else {})
+                try:
+                    for _ in self._pieces(chat, place, settings, anew):
+                        if workspace.current is chat:
+                            yield {"conversation": conversation_html(chat)}
+                except XrayGPTError as error:
+                    message = str(error)
+                chat.question, chat.written = None, ""
+                is_given_back = is_typed and len(chat.session.turns) == num_turns
+                # the place is kept until this is on its way: a server that stops waits for it
+                yield screen_of(workspace, message=message) | ({"question": question} if is_given_back else {})
+        except BusyError as error:
+            chat.question = None
+            yield screen_of(workspace, message=str(error))
+        finally:  # the client may have left, which ends this generator at a yield
             chat.question, chat.written = None, ""
-        yield screen_of(workspace, message=message)
 
-    def _pieces(self, chat: FilmChat, settings: Mapping[str, Any]) -> Iterator[None]:
+    def _pieces(self, chat: FilmChat, place: Place, settings: Mapping[str, Any], anew: bool) -> Iterator[None]:
         """Extend `chat.written`; yields when it is time to show it."""
-        while not self.lock.acquire(timeout=0.1):
+        while not place.take(WAIT_SECONDS):
             if chat.stop.is_set():
                 return
-        try:
-            start = shown = time.monotonic()
-            over = start + MAX_SECONDS
-            answer = chat.session.stream(
-                chat.question or "", settings=settings, cancelled=lambda: chat.stop.is_set() or time.monotonic() > over
-            )
-            with closing(answer):  # type: ignore[type-var]  # a generator, as every streaming session returns
-                for piece in answer:
-                    chat.written += piece
-                    if time.monotonic() - shown >= SHOW_EVERY:
-                        shown = time.monotonic()
-                        yield
-        finally:
-            self.lock.release()
+            if chat.num_before != place.num_before:
+                chat.num_before = place.num_before
+                yield
+        if anew:
+            self._undo(chat)
+        start = shown = time.monotonic()
+        over = start + MAX_SECONDS
+        answer = chat.session.stream(
+            chat.question or "",
+            settings=settings,
+            cancelled=lambda: chat.stop.is_set() or self.queue.must_end or time.monotonic() > over,
+        )
+        with closing(answer):  # type: ignore[type-var]  # a generator, as every streaming session returns
+            for piece in answer:
+                chat.written += piece
+                if time.monotonic() - shown >= SHOW_EVERY:
+                    shown = time.monotonic()
+                    yield
 
     # Looking and keeping ---------------------------------------------------------------------------------------
 
-    def choose(self, workspace: Workspace, turn: int, sentence: int) -> Screen:
-        """Show where the model looked for a sentence; chosen again, show the film alone."""
-        chat = workspace.current
-        if chat is None:
-            return {}
-        chat.choose(turn, sentence)
-        if chat.selected and chat.selected not in chat.heat_maps:
-            with self.lock:
-                heats = self.look(chat, turn)
-            chat.heat_maps |= {(turn, i): heat_uri(heat) for i, heat in enumerate(heats)}
-        return {"conversation": conversation_html(chat), "heat": _heat_of(chat)}
+    def choose(self, workspace: Workspace, turn: int, sentence: int, is_chosen: bool) -> Screen:
+        """Keep a sentence as the chosen one, whose heat map the page to print shows; or let it go. The browser has shown it already."""
+        if workspace.current:
+            workspace.current.choose(turn, sentence, is_chosen)
+        return {}
+
+    def look_at(self, workspace: Workspace, turn: int, *, asked: int, at_once: bool) -> Screen:
+        """Find where the model looked for the sentences of an answer.
+
+        Args:
+            asked: number of the request, for the browser to know the answer by.
+            at_once: only if the model is free; else wait for it.
+        """
+        chat, message = workspace.current, ""
+        try:
+            maps = self._maps(workspace, chat, turn, at_once) if chat else {}
+        except BusyError as error:
+            maps, message = {}, str(error)
+        heat = {"asked": asked, "maps": maps, "is_busy": bool(message)}
+        return {"heat": heat} if at_once or not message else {"heat": heat, "alerts": concerns_html(chat, message)}
+
+    def _maps(self, workspace: Workspace, chat: FilmChat, turn: int, at_once: bool) -> dict[str, str]:
+        """The maps of an answer's sentences, by their keys; none if there is no such answer, or it was written anew meanwhile."""
+        if not chat.has_maps(turn):
+            with self.queue.place(at_once=at_once) as place:
+                while not place.take(0.0 if at_once else WAIT_SECONDS):
+                    if at_once:
+                        raise BusyError("The model is busy.")
+                    if workspace.current is not chat:  # nobody waits for them any more
+                        return {}
+                if 0 <= turn < len(chat.session.turns) and not chat.has_maps(turn):
+                    answer = chat.session.turns[turn].answer
+                    heats = self.look(chat.session, answer)
+                    chat.keep_maps(turn, answer, [heat_uri(heat) for heat in heats])
+        return {chat.key(*where): uri for where, uri in chat.heat_maps.items() if where[0] == turn}
 
     def save(self, workspace: Workspace, kind: str, settings: Mapping[str, Any]) -> Screen:
         """The conversation as a file for the browser to save; see `web_export.EXPORTS`."""

@@ -90,12 +90,17 @@ def conversation_html(chat: FilmChat | None) -> str:
         return '<p class="xg-hint">Open a radiograph, then press <b>Write report</b> or ask a question.</p>'
     turns = "".join(_turn_html(chat, i, turn) for i, turn in enumerate(chat.session.turns))
     if chat.question is not None:
-        waiting = '<span class="xg-wait">Waiting for the model …</span>'
+        waiting = f'<span class="xg-wait">{_waiting_for(chat.num_before)}</span>'
         answer = f"{escape(chat.written)}<span class='xg-caret'></span>" if chat.written else waiting
         turns += (
             f'<article class="xg-turn">{_question_html(chat.question or REPORT_QUESTION)}<div class="xg-answer">{answer}</div></article>'
         )
     return turns or '<p class="xg-hint">Press <b>Write report</b>, or ask a question about this image.</p>'
+
+
+def _waiting_for(num_before: int) -> str:
+    others = {0: "", 1: " One other comes first."}.get(num_before, f" {num_before} others come first.")
+    return f"Waiting for the model …{others}"
 
 
 def _question_html(question: str) -> str:
@@ -121,7 +126,8 @@ def _sentence_html(chat: FilmChat, number: int, index: int) -> str:
     marks += '<span class="xg-mark">compares</span>' if comparing else ""
     return (
         f'<span class="{classes}" role="button" tabindex="0" data-turn="{number}" data-sentence="{index}" '
-        f'aria-pressed="{str(chat.selected == (number, index)).lower()}" title="Confidence {percent}. Click: where the model looked.">'
+        f'data-key="{chat.key(number, index)}" aria-pressed="{str(chat.selected == (number, index)).lower()}" '
+        f'title="Confidence {percent}. Click to keep its heat map.">'
         f"{escape(sentence.text)}{marks}</span> "
     )
 
@@ -151,7 +157,7 @@ def concerns_html(chat: FilmChat | None, message: str = "") -> str:
     """A message, and what speaks against the film, with what can be done about it."""
     items = [f'<p class="xg-error" role="alert">{escape(message)}</p>'] if message else []
     if chat is not None:
-        items += [f'<p class="xg-concern">{escape(concern.message)}{_remedy(concern)}</p>' for concern in chat.concerns]
+        items += [f'<p class="xg-concern"><span>{escape(concern.message)}</span>{_remedy(concern)}</p>' for concern in chat.concerns]
         if chat.film.info.get(BURNED_IN_ANNOTATION):
             items.append('<p class="xg-concern">The file says that text is burned into the image. It may name the patient.</p>')
     return "".join(items)
@@ -159,7 +165,7 @@ def concerns_html(chat: FilmChat | None, message: str = "") -> str:
 
 def _remedy(concern: Any) -> str:
     if concern.kind == "inverted":
-        return ' <button type="button" class="xg-fix" data-invert="1">Invert it</button>'
+        return '<button type="button" class="xg-fix" data-invert="1">Invert it</button>'
     if concern.kind == "rotated":
-        return f' <button type="button" class="xg-fix" data-rotate="{concern.turn}">Turn it upright</button>'
+        return f'<button type="button" class="xg-fix" data-rotate="{concern.turn}">Turn it upright</button>'
     return ""

@@ -12,8 +12,8 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from xraygpt.processors.input_gate import Concern, check_image
-from xraygpt.serving.session import AnswerSentence, ChatSession
+from xraygpt.processors import Concern
+from xraygpt.serving.session import Answer, AnswerSentence, ChatSession
 
 MAX_WORKSPACES = 16
 """Open tabs. Each conversation holds a film (up to 40 million pixels) and the model's memory of what was said."""
@@ -34,10 +34,12 @@ class FilmChat:
         concerns: what speaks against the film as an upright frontal chest radiograph.
         question: what is being answered now; None while nothing is written.
         written: the answer to it so far.
+        num_before: how many others get the model first.
         stop: set to end that answer.
         selected: turn and sentence that the heat map is shown for.
         heat_maps: (turn, sentence) → data URI, as far as they were asked for.
         num_retries: of the last question, so that sampling draws anew.
+        num_forgotten: how often answers were forgotten, so that a sentence's key is never that of another one.
     """
 
     number: int
@@ -47,10 +49,12 @@ class FilmChat:
     concerns: list[Concern] = field(default_factory=list)
     question: str | None = None
     written: str = ""
+    num_before: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
     selected: tuple[int, int] | None = None
     heat_maps: dict[tuple[int, int], str] = field(default_factory=dict)
     num_retries: int = 0
+    num_forgotten: int = 0
 
     @property
     def title(self) -> str:
@@ -70,16 +74,30 @@ class FilmChat:
         turn, sentence = self.selected
         return self.session.turns[turn].answer.sentences[sentence]
 
-    def choose(self, turn: int, sentence: int) -> None:
-        """Choose a sentence; one that is chosen already is let go, and one that there is not is ignored."""
+    def choose(self, turn: int, sentence: int, is_chosen: bool = True) -> None:
+        """Choose a sentence, or let the chosen one go; one that there is not is ignored."""
         turns = self.session.turns
         known = 0 <= turn < len(turns) and 0 <= sentence < len(turns[turn].answer.sentences)
-        self.selected = (turn, sentence) if known and self.selected != (turn, sentence) else None
+        self.selected = (turn, sentence) if known and is_chosen else None
+
+    def key(self, turn: int, sentence: int) -> str:
+        """The name of a sentence's heat map in the browser."""
+        return f"{self.number}.{self.num_forgotten}.{turn}.{sentence}"
+
+    def has_maps(self, turn: int) -> bool:
+        """Whether the heat maps of an answer are there."""
+        return (turn, 0) in self.heat_maps
+
+    def keep_maps(self, turn: int, answer: Answer, uris: list[str]) -> None:
+        """Keep the heat maps of an answer's sentences, unless the answer was forgotten meanwhile."""
+        if turn < len(self.session.turns) and self.session.turns[turn].answer is answer:
+            self.heat_maps |= {(turn, sentence): uri for sentence, uri in enumerate(uris)}
 
     def forget_from(self, turn: int) -> None:
         """Forget what was shown for this turn and those after it."""
         self.selected = None
-        self.heat_maps = {key: uri for key, uri in self.heat_maps.items() if key[0] < turn}
+        self.num_forgotten += 1
+        self.heat_maps = {where: uri for where, uri in self.heat_maps.items() if where[0] < turn}
 
 
 class Workspace:
@@ -105,9 +123,8 @@ class Workspace:
         Raises:
             DataError: the film cannot be used; everything stays as it was.
         """
-        concerns = check_image(film)
         session = self.new_session()
-        session.open_image(film)
+        concerns = session.open_image(film)
         self._last_number += 1
         chat = FilmChat(self._last_number, PurePath(name).name, film, session, concerns)
         self.chats[chat.number] = self.current = chat
@@ -125,8 +142,8 @@ class Workspace:
             return
         film = ImageOps.invert(chat.film) if invert else chat.film
         film = film.rotate(turn, expand=True)
-        chat.session.open_image(film)
-        chat.film, chat.concerns = film, check_image(film)
+        chat.concerns = chat.session.open_image(film)
+        chat.film = film
         chat.forget_from(0)
 
     def close(self) -> None:

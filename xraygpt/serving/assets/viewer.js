@@ -120,13 +120,48 @@ function showFilm() {
   if (uri) film.src = uri; else film.removeAttribute("src");
   reset();
 }
+
+// Where the model looked: of the sentence that the pointer rests on, else of the chosen one. The server sends the maps of a whole answer at
+// once; they are kept. One question at a time is on its way: when its answer comes, the sentence of that moment is asked for, if need be.
+const maps = new Map();
+let wanted = { chosen: null, rested: null }, numAsked = 0, isAsking = false, askedFor = "", isBusy = false;
+
+function sentence() { return wanted.rested || wanted.chosen; }
+function ask(byUser) {
+  const now = sentence();
+  if (!now || maps.has(now.key) || (isAsking && !byUser)) return;
+  isAsking = true;
+  isBusy = false;
+  askedFor = now.key;
+  // A choice waits for the model; a glance does not, so that a pointer that wanders over the text keeps nobody waiting.
+  trigger(now.key === wanted.chosen?.key ? "look" : "glance", { turn: now.turn, asked: ++numAsked });
+}
 function showHeat() {
-  const shown = props.heat || {};
-  if (shown.uri) { heat.src = shown.uri; view.heatShown = true; } else heat.removeAttribute("src");
-  find(".xg-caption").textContent = shown.caption || "";
+  const now = sentence(), uri = now && maps.get(now.key);
+  if (uri) { if (heat.getAttribute("src") !== uri) heat.src = uri; } else heat.removeAttribute("src");
+  const looking = isBusy ? "The model is busy. Click the sentence, and its map comes when the model is free." : "Looking at the image again …";
+  find(".xg-caption").textContent = !now ? "" : uri ? `Where the model looked for “${now.text}”` : looking;
   draw();
 }
-watch("value", showFilm);
-watch("heat", showHeat);
+document.addEventListener("xg-look", (event) => {
+  wanted = event.detail;
+  if (wanted.byUser) {
+    view.heatShown = true;
+    if (wanted.chosen) find(".xg-viewer").scrollIntoView({ block: "nearest" }); // on a phone it may be out of sight
+  }
+  ask(wanted.byUser);
+  showHeat();
+});
+watch("heat", () => {
+  const answer = props.heat || {};
+  for (const [key, uri] of Object.entries(answer.maps || {})) maps.set(key, uri);
+  if (answer.asked === numAsked) {
+    isAsking = false;
+    isBusy = Boolean(answer.is_busy);
+    if (!isBusy && sentence()?.key !== askedFor) ask(false);
+  }
+  showHeat();
+});
+watch("value", () => { maps.clear(); showFilm(); });
 showFilm();
 showHeat();
