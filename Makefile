@@ -1,5 +1,7 @@
 # make quickstart   install, then phantoms → two training stages → reports and scores, on a CPU in minutes
-# make test         the tests               make check   lint, format, types
+# make test         the tests               make check   lint, format, types, secrets
+# make soak         the reliability tests in their long forms, for an hour
+# make audit        known weaknesses of the dependencies; needs the network
 # make bench        the benchmarks          make install PYTHON=python3.12   the environment alone, in .venv
 
 SHELL := /bin/bash
@@ -10,7 +12,7 @@ PHANTOM := data/phantom
 OUT := output/quickstart
 RESULT := $(OUT)/evaluation/test
 
-.PHONY: quickstart test check bench install
+.PHONY: quickstart test soak check audit bench install
 
 quickstart: $(RESULT)/report.html
 	@echo
@@ -21,10 +23,19 @@ quickstart: $(RESULT)/report.html
 test: .venv/.installed
 	OMP_NUM_THREADS=1 pytest -n 2
 
+soak: .venv/.installed
+	XRAYGPT_SOAK=1 OMP_NUM_THREADS=1 pytest -n 2 tests/reliability
+
 check: .venv/.installed
 	ruff check .
 	ruff format --check .
 	mypy xraygpt train.py demo.py
+	git ls-files | grep -v '^constraints.txt$$' | xargs detect-secrets-hook \
+	    --disable-plugin KeywordDetector --disable-plugin HexHighEntropyString  # names of variables and checksums are no secrets
+
+# Asks PyPI about every version of constraints.txt, so it needs the network.
+audit: .venv/.installed
+	pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
 
 bench: .venv/.installed
 	set -ex; for script in $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)); do python $$script; done

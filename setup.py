@@ -19,6 +19,7 @@ REQUIREMENTS = [
     "nltk>=3.9,<4",  # METEOR
     "numpy>=2.2,<3",
     "omegaconf>=2.4,<3",
+    "packaging>=26,<27",
     "pillow>=12.3,<13",
     "prometheus-client>=0.25,<1",
     "protobuf>=7.36,<8",  # transformers needs it to read a sentencepiece tokenizer.model
@@ -50,10 +51,12 @@ EXTRAS = {
     "bertscore": BERTSCORE,
     "dev": [
         *BERTSCORE,
+        "detect-secrets>=1.5,<2",
         *GDCM,
         "hypothesis>=6.168,<7",
         "mypy>=2.4,<3",
         *PARQUET,
+        "pip-audit>=2.9,<3",
         "playwright>=1.60,<2",  # drives a browser through the web page
         "pre-commit>=4.6,<5",
         "pycocoevalcap>=1.2,<2",  # the metrics are tested against it and rouge-score

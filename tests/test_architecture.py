@@ -32,6 +32,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "xraygpt.serving": {"xraygpt", "xraygpt.common", "xraygpt.processors", "xraygpt.conversation", "xraygpt.evaluation", "xraygpt.models"},
     "xraygpt.tasks": {"xraygpt", "xraygpt.common", "xraygpt.datasets", "xraygpt.evaluation", "xraygpt.models"},
     "xraygpt.runners": {"xraygpt", "xraygpt.common", "xraygpt.datasets.dataloaders", "xraygpt.datasets.data_utils", "xraygpt.tasks"},
+    "xraygpt.diagnosis": {
+        "xraygpt",
+        "xraygpt.common",
+        "xraygpt.conversation.prompts",
+        "xraygpt.datasets",
+        "xraygpt.models",
+        "xraygpt.tasks",
+        "xraygpt.runners",
+    },
 }
 # The top floor may import everything below it, and nothing of its own floor.
 BELOW = set(MAY_IMPORT)

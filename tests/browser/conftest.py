@@ -113,7 +113,7 @@ def open_tab(browser: Any, shared_context: Any) -> Iterator[OpenTab]:
             tab.fill("input[type=text]", login[0])
             tab.fill("input[type=password]", login[1])
             tab.click("button:has-text('Login')")
-        tab.wait_for_selector(".xg-empty")
+        tab.wait_for_selector(".xg-viewer[data-ready] .xg-empty")
         tab.wait_for_selector("#xg-upload input[type=file]", state="attached")
         return tab
 

@@ -1,8 +1,10 @@
 """Checkpoints: whole or not at all, exact, and never code."""
 
+import errno
 import os
 import pickle
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -13,11 +15,12 @@ from xraygpt.common.checkpoint import (
     load_checkpoint,
     load_trainable_state,
     model_state,
-    newest_checkpoint,
     save_checkpoint,
+    snapshot,
     trainable_state,
 )
 from xraygpt.common.errors import CheckpointError
+from xraygpt.common.files import disk, sha256_file
 
 
 def model() -> nn.Sequential:
@@ -90,11 +93,25 @@ def test_files_that_are_refused(name: str, write: object, message: str, tmp_path
     assert not (tmp_path / "executed").exists()
 
 
-def test_the_newest_checkpoint_is_the_one_written_last(tmp_path: Path) -> None:
-    assert newest_checkpoint(tmp_path / "none") is None
-    for second, name in enumerate(["0", "1", "last", "best"]):
-        path = tmp_path / f"checkpoint_{name}.pth"
-        path.touch()
-        os.utime(path, (second, 1 - second if name == "best" else second))
-    newest = newest_checkpoint(tmp_path)
-    assert newest is not None and newest.name == "checkpoint_last.pth"
+def test_a_save_says_what_was_meant_to_be_written(tmp_path: Path) -> None:
+    written = save_checkpoint(tmp_path / "c.pth", {"model": trainable_state(model())})
+    assert (written.bytes, written.sha256) == ((tmp_path / "c.pth").stat().st_size, sha256_file(tmp_path / "c.pth"))
+
+
+def test_a_full_disk_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's own writer would report it as a failed assertion."""
+
+    def full(handle: IO[bytes], data: memoryview) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(disk, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path / "c.pth", {"model": trainable_state(model())})
+
+
+def test_a_snapshot_stays_as_it_was() -> None:
+    weight = torch.zeros(2)
+    taken = snapshot({"a": [weight, (weight, "text")], "b": None})
+    weight += 1
+    assert taken["a"][0].tolist() == taken["a"][1][0].tolist() == [0.0, 0.0]
+    assert taken["a"][1][1] == "text" and taken["b"] is None and isinstance(taken["a"][1], tuple)

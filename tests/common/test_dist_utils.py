@@ -32,8 +32,10 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         monkeypatch.setenv(name, "")  # remembered, so that what the code sets is undone
         monkeypatch.delenv(name)
     monkeypatch.setattr(dist_utils.dist, "init_process_group", lambda **settings: calls.append(settings))
+    monkeypatch.setattr(dist_utils, "meet", lambda dist_url, **others: f"the store at {dist_url}")
     monkeypatch.setattr(dist_utils.dist, "barrier", lambda: None)
     monkeypatch.setattr(dist_utils.dist, "get_backend", lambda: "gloo")
+    monkeypatch.setattr(dist_utils, "start_rank_watch", lambda *, timeout_s: None)
     return calls
 
 
@@ -56,7 +58,7 @@ def test_torchrun(joined: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch)
     setenv(monkeypatch, TORCHRUN)
     init_distributed_mode(run_cfg())
     (call,) = joined
-    assert (call["backend"], call["rank"], call["world_size"], call["init_method"]) == ("gloo", 1, 4, "env://")
+    assert (call["backend"], call["rank"], call["world_size"], call["store"]) == ("gloo", 1, 4, "the store at env://")
     assert call["timeout"].total_seconds() == 120
 
 

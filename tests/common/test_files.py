@@ -1,11 +1,15 @@
 """A file is there whole, or as it was before."""
 
+import errno
 import json
+import os
+import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from xraygpt.common.files import atomic_path, sha256_file, write_json, write_json_lines, write_text
+from xraygpt.common.files import atomic_file, atomic_path, disk, sha256_file, write_json, write_json_lines, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -30,6 +34,34 @@ def test_the_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
         assert not path.exists() and temporary.parent == path.parent
     assert path.read_text() == "whole"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "write", lambda handle, data: handle.write(data[:3]))
+    with atomic_file(tmp_path / "a") as file:
+        file.write(b"0123456789")
+    assert (tmp_path / "a").read_bytes() == b"0123456789" and file.sha256 == sha256_file(tmp_path / "a")
+
+
+@pytest.mark.parametrize("lie", [lambda handle, data: 0, lambda handle, data: handle.write(data[:-1]) + 1])
+def test_bytes_that_do_not_arrive_are_an_error(lie: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "write", lie)
+    with pytest.raises(OSError, match=r"takes no more bytes|9 of 10 bytes have arrived"), atomic_file(tmp_path / "a") as file:
+        file.write(b"0123456789")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_folder_that_cannot_be_flushed_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, "x")
+
+    monkeypatch.setattr(disk, "fsync", fsync)
+    number = errno.EINVAL
+    write_text(tmp_path / "a", "b")
+    number = errno.EIO
+    with pytest.raises(OSError, match="x"):
+        write_text(tmp_path / "a", "b")
 
 
 def test_json_keeps_letters_and_order(tmp_path: Path) -> None:

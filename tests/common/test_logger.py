@@ -1,13 +1,17 @@
 """The console lines of the family, and log.txt."""
 
+import errno
 import logging
 import re
 import time
+from fractions import Fraction
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
 
+from xraygpt.common import files
 from xraygpt.common.logger import MetricLogger, RunLog, SmoothedValue, is_log_step, setup_logger
 
 LINE = re.compile(
@@ -101,16 +105,54 @@ def test_numbers_come_back_exactly(log: RunLog) -> None:
 
 
 def test_rewind_keeps_what_was_before(log: RunLog) -> None:
-    log.rewind(2)
+    log.rewind(2, finished_epochs=0)
     assert [record.get("step") for record in log.read()] == [None, 0, 1]
 
 
 def test_a_torn_last_line_is_left_out(log: RunLog) -> None:
     log.path.write_text(log.path.read_text() + '{"step": 4, "lo')
     assert log.read()[-1]["step"] == 3
-    log.rewind(4)
+    log.rewind(4, finished_epochs=0)
     log.write({"step": 4})
     assert [record.get("step") for record in log.read()] == [None, 0, 1, 2, 3, 4]
+
+
+def test_lines_wait_for_a_disk_that_refuses(log: RunLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def half(handle: IO[bytes], data: bytes) -> int:
+        handle.write(bytes(data)[:5])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.disk, "write", half)
+        log.write({"step": 4})
+        log.write({"step": 5})
+    assert [record.get("step") for record in log.read()] == [None, 0, 1, 2, 3]
+    assert "2 lines wait to be written: [Errno 28] No space left" in caplog.text
+    log.write({"step": 6})
+    assert [record.get("step") for record in log.read()] == [None, 0, 1, 2, 3, 4, 5, 6]
+
+
+def test_a_damaged_line_is_left_out_and_said(log: RunLog, caplog: pytest.LogCaptureFixture) -> None:
+    log.path.write_bytes(log.path.read_bytes() + b'{"step": 4, "lo{"step": 5}\n\xff\n{"step": 6}\n')
+    assert [record.get("step") for record in log.read()] == [None, 0, 1, 2, 3, 6]
+    assert "line 6 is damaged" in caplog.text and "line 7 is damaged" in caplog.text
+
+
+@pytest.mark.parametrize(("finished_epochs", "epochs"), [(2, [0, 1]), (1, [0])])
+def test_the_line_of_an_epoch_that_is_not_validated_goes(finished_epochs: int, epochs: list[int], log: RunLog) -> None:
+    """All its steps may be done, when the run was killed in the validation or just after it."""
+    log.write({"step": 1, "epoch": 0, "train_loss": 1.0})
+    log.write({"step": 3, "epoch": 1, "train_loss": 1.0})
+    log.rewind(4, finished_epochs=finished_epochs)
+    assert [record["epoch"] for record in log.read() if "train_loss" in record] == epochs
+    assert [record["step"] for record in log.read() if "loss" in record] == [0, 1, 2, 3]
+
+
+def test_steps_are_renumbered_for_another_number_of_ranks(log: RunLog) -> None:
+    log.rewind(3, finished_epochs=0, scale=Fraction(2))
+    assert [record.get("step") for record in log.read()] == [None, 1, 3, 5]
+    log.rewind(6, finished_epochs=0, scale=Fraction(1, 2))
+    assert [record.get("step") for record in log.read()] == [None, 0, 1, 2]
 
 
 def test_clear(log: RunLog) -> None:

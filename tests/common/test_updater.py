@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from xraygpt.common.errors import TrainingError
+from xraygpt.common.loss_watch import LossWatch
 from xraygpt.common.optims import ConstantLRScheduler
 from xraygpt.common.updater import Updater, amp_dtype
 
@@ -35,11 +36,11 @@ ROWS = [[1.0, 2.0], [3.0, -1.0], [0.5, 0.5]]
 
 def test_accumulated_batches_equal_one_batch() -> None:
     whole, at_once = make_updater()
-    at_once.backward(mean_loss(whole, ROWS), 3, [])
+    at_once.backward(mean_loss(whole, ROWS), 3, {})
     expected = at_once.update(0)
     parts, piecewise = make_updater(accum_grad_iters=2)
-    piecewise.backward(mean_loss(parts, ROWS[:1]), 1, [])
-    piecewise.backward(mean_loss(parts, ROWS[1:]), 2, [])
+    piecewise.backward(mean_loss(parts, ROWS[:1]), 1, {})
+    piecewise.backward(mean_loss(parts, ROWS[1:]), 2, {})
     stats = piecewise.update(0)
     assert torch.allclose(parts.weight, whole.weight, atol=1e-7)
     assert (stats.loss, stats.grad_norm) == pytest.approx((expected.loss, expected.grad_norm))
@@ -48,7 +49,7 @@ def test_accumulated_batches_equal_one_batch() -> None:
 
 def test_the_update_is_that_of_the_mean_loss() -> None:
     model, updater = make_updater()
-    updater.backward(mean_loss(model, [[1.0, 0.0]]), 7, [])  # gradient of w0² is 2, whatever the number of tokens
+    updater.backward(mean_loss(model, [[1.0, 0.0]]), 7, {})  # gradient of w0² is 2, whatever the number of tokens
     stats = updater.update(0)
     assert model.weight.tolist() == [[pytest.approx(0.8), 1.0]]
     assert (stats.loss, stats.num_tokens) == (1.0, 7)
@@ -68,14 +69,14 @@ def test_a_group_has_the_rate_of_its_first_iteration() -> None:
 
 def test_clipping_shortens_the_gradient_and_reports_its_length_before() -> None:
     model, updater = make_updater(max_grad_norm=0.5)
-    updater.backward(mean_loss(model, [[1.0, 0.0]]), 1, [])
+    updater.backward(mean_loss(model, [[1.0, 0.0]]), 1, {})
     assert updater.update(0).grad_norm == pytest.approx(2.0)
     assert model.weight[0, 0].item() == pytest.approx(1 - 0.1 * 0.5, abs=1e-5)
 
 
 def test_an_update_leaves_no_gradient_behind() -> None:
     model, updater = make_updater()
-    updater.backward(mean_loss(model, ROWS), 3, [])
+    updater.backward(mean_loss(model, ROWS), 3, {})
     updater.update(0)
     assert model.weight.grad is None
 
@@ -84,7 +85,7 @@ def test_an_update_leaves_no_gradient_behind() -> None:
 def test_a_nonfinite_update_is_skipped_and_named(factor: float, caplog: pytest.LogCaptureFixture) -> None:
     model, updater = make_updater()
     with caplog.at_level(logging.WARNING):
-        updater.backward(mean_loss(model, ROWS) * factor, 3, ["film-1", "film-2"])
+        updater.backward(mean_loss(model, ROWS) * factor, 3, {"sample_id": ["film-1", "film-2"]})
         updater.update(17)
     assert model.weight.tolist() == [[1.0, 1.0]]
     assert "Step 17: the loss is not finite" in caplog.text and "film-1, film-2" in caplog.text
@@ -93,7 +94,7 @@ def test_a_nonfinite_update_is_skipped_and_named(factor: float, caplog: pytest.L
 def test_a_nonfinite_gradient_of_a_finite_loss(caplog: pytest.LogCaptureFixture) -> None:
     model, updater = make_updater()
     with caplog.at_level(logging.WARNING):
-        updater.backward((model.weight - 1).abs().sum().sqrt(), 1, ["film-1"])  # the root's slope at 0 is infinite
+        updater.backward((model.weight - 1).abs().sum().sqrt(), 1, {"sample_id": ["film-1"]})  # the root's slope at 0 is infinite
         updater.update(3)
     assert model.weight.tolist() == [[1.0, 1.0]]
     assert "Step 3: the gradient is not finite" in caplog.text
@@ -101,27 +102,54 @@ def test_a_nonfinite_gradient_of_a_finite_loss(caplog: pytest.LogCaptureFixture)
 
 def test_too_many_in_a_row_stop_the_run() -> None:
     model, updater = make_updater(max_nonfinite_steps=2)
-    updater.backward(mean_loss(model, ROWS) * math.nan, 3, ["film-1"])
+    updater.backward(mean_loss(model, ROWS) * math.nan, 3, {"sample_id": ["film-1"]})
     updater.update(0)
-    updater.backward(mean_loss(model, ROWS) * math.nan, 3, ["film-2"])
-    with pytest.raises(TrainingError, match=r"Step 1: the loss was not finite in 2 updates in a row \(last samples: film-2\).*init_lr"):
-        updater.update(1)
+    updater.backward(mean_loss(model, ROWS) * math.nan, 3, {"sample_id": ["film-2"]})
+    updater.update(1)
+    with pytest.raises(TrainingError, match=r"Step 1: .* in 2 updates in a row \(last samples: film-2 \(rank 0\)\).*init_lr"):
+        updater.require_progress()
+
+
+def test_a_loss_that_is_not_finite_is_skipped_though_its_gradient_is() -> None:
+    model, updater = make_updater()
+    updater.backward(mean_loss(model, ROWS) + math.inf, 3, {})
+    stats = updater.update(0)
+    assert stats.skipped and math.isfinite(stats.grad_norm)
+    assert model.weight.tolist() == [[1.0, 1.0]]
+
+
+def test_spikes_are_counted_and_applied(caplog: pytest.LogCaptureFixture) -> None:
+    model, updater = make_updater(loss_watch=LossWatch(window=2, factor=2.0))
+    for step in range(3):
+        updater.backward(mean_loss(model, [[1.0 + 9.0 * (step == 2), 0.0]]), 1, {"sample_id": [f"film-{step}"]})
+        assert not updater.update(step).skipped
+    assert updater.counts == {"skipped": 0, "spikes": 1, "bad_samples": 0}
+    assert "Step 2: the loss is" in caplog.text and "film-2 (rank 0)" in caplog.text
+
+
+def test_counts_survive_a_resume() -> None:
+    model, updater = make_updater()
+    updater.backward(mean_loss(model, ROWS) * math.nan, 3, {"bad_samples": ["a", "b"]})
+    assert updater.update(0).bad_samples == ("a", "b")
+    _, resumed = make_updater()
+    resumed.load_state_dict(updater.state_dict())
+    assert (resumed.counts, resumed.skipped_in_a_row) == ({"skipped": 1, "spikes": 0, "bad_samples": 2}, 1)
 
 
 def test_a_good_update_resets_the_count() -> None:
     model, updater = make_updater(max_nonfinite_steps=2)
     for step, factor in enumerate([math.nan, 1.0, math.nan, 1.0]):
-        updater.backward(mean_loss(model, ROWS) * factor, 3, [])
+        updater.backward(mean_loss(model, ROWS) * factor, 3, {})
         updater.update(step)
     assert torch.isfinite(model.weight).all()
 
 
 def test_state_has_the_familys_keys() -> None:
     model, updater = make_updater()
-    updater.backward(mean_loss(model, ROWS), 3, [])
+    updater.backward(mean_loss(model, ROWS), 3, {})
     updater.update(0)
     state = updater.state_dict()
-    assert state.keys() == {"optimizer", "scaler"} and state["scaler"] is None
+    assert state.keys() == {"optimizer", "scaler", "guard"} and state["scaler"] is None
     make_updater()[1].load_state_dict(state)
 
 

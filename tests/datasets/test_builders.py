@@ -74,10 +74,10 @@ def test_extra_keys_are_kept(write: Write) -> None:
 @pytest.mark.parametrize(
     ("bad", "problem"),
     [
-        ("text", "expected an object, got 'text'"),
-        ({"caption": "x"}, '"image_id" must be a non-empty text, got None'),
-        ({"image_id": 3, "caption": "x"}, '"image_id" must be a non-empty text, got 3'),
-        ({"image_id": "a", "caption": "  "}, '"caption" must be a non-empty text'),
+        ("text", "expected an object, got a str"),
+        ({"caption": "x"}, '"image_id" must be a non-empty text, got nothing'),
+        ({"image_id": 3, "caption": "x"}, '"image_id" must be a non-empty text, got a int'),
+        ({"image_id": "a", "caption": "  "}, '"caption" must be a non-empty text, got an empty one'),
         ({"image_id": "../a", "caption": "x"}, "leaves the image folder"),
         ({"image_id": "/etc/a", "caption": "x"}, "leaves the image folder"),
         ({"image_id": "a/../../b", "caption": "x"}, "leaves the image folder"),

@@ -1,6 +1,7 @@
 """The order of training is a function of (seed, position), whoever asks."""
 
 import itertools
+import pickle
 from collections import Counter
 from typing import Any
 
@@ -133,9 +134,15 @@ def test_datasets_mix_by_ratio_or_by_size(given_ratios: tuple, expected: tuple[i
     assert torch.bincount(next(iterator)["dataset"]).tolist() == list(expected)
 
 
+def test_an_order_survives_being_sent_to_a_process() -> None:
+    order = StatelessOrder(sizes=[7, 30], ratios=[1, 2], seed=1)
+    order.draw(3)
+    sent = pickle.loads(pickle.dumps(order))
+    assert [sent.draw(i) for i in range(50)] == [order.draw(i) for i in range(50)]
+
+
 def test_the_sampler_is_endless() -> None:
-    order = StatelessOrder(sizes=[3], ratios=[1.0], seed=0)
-    sampler = StatelessBatchSampler(order, batch_size=2, rank=0, world_size=1, start_iteration=0)
+    sampler = StatelessBatchSampler(batch_size=2, rank=0, world_size=1, start_iteration=0)
     assert len(list(itertools.islice(iter(sampler), 20))) == 20
 
 

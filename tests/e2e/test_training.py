@@ -25,7 +25,7 @@ ONE_STEP = ("run.max_epoch=1", "run.iters_per_epoch=1", "run.valid_splits=[]", "
 def test_files_of_a_run(finished_run: Path) -> None:
     names = {path.relative_to(finished_run).as_posix() for path in finished_run.rglob("*") if path.is_file()}
     checkpoints = {"checkpoint_0.pth", "checkpoint_1.pth", "checkpoint_best.pth"}
-    assert names == checkpoints | {"config.yaml", "log.txt", "loss.png", "summary.json", "result/test_best.json"}
+    assert names == checkpoints | {"checkpoints.json", "config.yaml", "log.txt", "loss.png", "summary.json", "result/test_best.json"}
 
 
 def test_the_loss_falls(finished_run: Path) -> None:

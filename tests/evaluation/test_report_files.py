@@ -156,6 +156,7 @@ def test_truncation_is_read(tmp_path: Path) -> None:
         ([row("a", split="train")], "no annotation has the split 'test'"),
         ([row("a"), row("a")], "1 image_id values of the split 'test' are repeated"),
         ([row("a", caption=" ")], "the reference of 'a' is empty"),
+        ([row("../a")], "'../a' leaves the image folder"),
         ([row("a"), {"image_id": "b"}], "annotation 1: the fields caption, split must be text"),
         (["a"], "annotation 0"),
         (None, "expected .*annotations"),

@@ -41,7 +41,7 @@ def updater_for(model: MiniGPT4, schedule: dict[str, Any], weight_decay: float =
 
 def add_gradient(updater: Updater, model: MiniGPT4, image: Tensor, answers: list[list[int]], samples: list[int]) -> None:
     loss = model.loss_of(recorded_batch(model, answers, samples), model.encode_img(image[samples]))
-    updater.backward(loss, sum(len(answers[i]) for i in samples), list(map(str, samples)))
+    updater.backward(loss, sum(len(answers[i]) for i in samples), {"sample_id": list(map(str, samples))})
 
 
 def assert_moved_alike(ours: Tensor, theirs: Tensor, moved: float) -> None:

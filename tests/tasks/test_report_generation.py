@@ -303,7 +303,7 @@ def test_an_unreadable_training_image_says_what_it_was_for(tmp_path: Path, films
 
     task = make_task(tmp_path)
     task.training = {"train": [Broken(tmp_path, "t", [("Nodule.", [1.0, 0.5])])]}
-    with pytest.raises(DataError, match=r"t0\.png cannot be read\.\n.*run\.scoring\.nearest_images=0"):
+    with pytest.raises(DataError, match=r"(?s)t0\.png cannot be read\.\n.*run\.scoring\.nearest_images=0"):
         task.before_evaluation(Writer(), [films], split_name="test", epoch="evaluate")
 
 

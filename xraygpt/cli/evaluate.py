@@ -9,11 +9,9 @@ An interrupted evaluation continues where it stood when the same command is give
 
 import argparse
 
-import torch.distributed as dist
-
 import xraygpt.runners  # noqa: F401  registers the runner that a configuration names
 from xraygpt.common.config import Config, add_config_arguments
-from xraygpt.common.dist_utils import init_distributed_mode
+from xraygpt.common.dist_utils import among_ranks
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.logger import setup_logger
 from xraygpt.common.registry import registry
@@ -33,9 +31,8 @@ def run(args: argparse.Namespace) -> int:
     cfg.run_cfg.evaluate = True
     if not cfg.run_cfg.test_splits:
         raise ConfigError(f"{cfg.cfg_path}: run.test_splits is empty; name the splits to evaluate, as in run.test_splits=[test].")
-    init_distributed_mode(cfg.run_cfg)
-    setup_logger()
-    try:
+    with among_ranks(cfg.run_cfg):
+        setup_logger()
         job_id = new_job_id(cfg.run_cfg)
         seed_everything(cfg.run_cfg.seed)
         task = setup_task(cfg)
@@ -45,7 +42,4 @@ def run(args: argparse.Namespace) -> int:
         model = task.build_model(cfg)
         runner_class = registry.get_runner_class(cfg.run_cfg.get("runner", "runner_base"))
         runner_class(cfg=cfg, job_id=job_id, task=task, model=model, datasets=datasets).train()
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
     return 0

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from tqdm import tqdm
 
 import xraygpt.runners  # noqa: F401  registers the runner that a configuration names
@@ -26,11 +25,11 @@ from xraygpt import __version__
 from xraygpt.common.config import Config, add_config_arguments
 from xraygpt.common.dist_utils import (
     all_gather_objects,
+    among_ranks,
     barrier,
     broadcast_object,
     get_rank,
     get_world_size,
-    init_distributed_mode,
     is_main_process,
 )
 from xraygpt.common.errors import DataError
@@ -74,29 +73,32 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(f"--batch-size must be at least 1, got {args.batch_size}.")
     cfg = Config(args, needs=("run", "model"))
     images = find_images(args.images, split=args.split)
-    init_distributed_mode(cfg.run_cfg)
-    setup_logger()
     try:
-        seed_everything(cfg.run_cfg.seed)
-        pipeline = ReportPipeline.from_config(cfg)
-        about = {
-            "prompt": pipeline.full_prompt,
-            "decoding": {**pipeline.settings, "seed": cfg.run_cfg.seed},
-            "model": {"config": cfg.cfg_path, "arch": cfg.model_cfg.arch, "ckpt": cfg.to_dict()["model"].get("ckpt")},
-        }
-        journal = _open_journal(args, cfg, pipeline, about)
-        rows = _write_rows(pipeline, images, journal, seed=cfg.run_cfg.seed, batch_size=args.batch_size, strict=args.strict)
-        if is_main_process():
-            write_report_file(args.out, rows, about, format_name=format_name)
-            _summarise(args.out, rows)
-        _discard(journal)
+        with among_ranks(cfg.run_cfg):
+            setup_logger()
+            rows = _generate(args, cfg, images, format_name)
     except KeyboardInterrupt:
         print(f"\n{args.out} is not there yet. The finished batches are kept: the same command continues.")
         raise
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
     return 1 if all("error" in row for row in rows) else 0
+
+
+def _generate(args: argparse.Namespace, cfg: Config, images: Images, format_name: str) -> list[Row]:
+    """Write the file, on rank 0, and return its rows."""
+    seed_everything(cfg.run_cfg.seed)
+    pipeline = ReportPipeline.from_config(cfg)
+    about = {
+        "prompt": pipeline.full_prompt,
+        "decoding": {**pipeline.settings, "seed": cfg.run_cfg.seed},
+        "model": {"config": cfg.cfg_path, "arch": cfg.model_cfg.arch, "ckpt": cfg.to_dict()["model"].get("ckpt")},
+    }
+    journal = _open_journal(args, cfg, pipeline, about)
+    rows = _write_rows(pipeline, images, journal, seed=cfg.run_cfg.seed, batch_size=args.batch_size, strict=args.strict)
+    if is_main_process():
+        write_report_file(args.out, rows, about, format_name=format_name)
+        _summarise(args.out, rows)
+    _discard(journal)
+    return rows
 
 
 def _open_journal(args: argparse.Namespace, cfg: Config, pipeline: ReportPipeline, about: dict[str, Any]) -> Journal:

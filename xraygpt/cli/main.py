@@ -27,8 +27,11 @@ COMMANDS = {
     "generate": ("xraygpt.cli.generate", "write a report for each image of a folder"),
     "serve": ("xraygpt.cli.serve", "answer over HTTP as OpenAI's API does, with the web page beside it"),
     "evaluate": ("xraygpt.cli.evaluate", "write reports for a split with a model, and score them"),
+    "replay": ("xraygpt.cli.replay", "compute an update that was not finite again, from the dump of a run"),
     "score": ("xraygpt.cli.score", "score generated reports against reference reports"),
     "label": ("xraygpt.cli.label", "label the findings that reports state"),
+    "doctor": ("xraygpt.cli.doctor", "examine this machine, and what a configuration needs, before a run"),
+    "inspect": ("xraygpt.cli.inspect", "show what a checkpoint, a weights file or a run's folder holds"),
 }
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it

@@ -6,21 +6,36 @@ problems are reported in one error.
 
 import argparse
 import importlib
+import io
 import logging
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xraygpt.common.errors import ConfigError, RegistryError, first_line
+from xraygpt.common.interpolation import check_interpolation, check_text
 from xraygpt.common.registry import registry, suggest
 from xraygpt.common.run_config import RunConfig
 from xraygpt.common.schema import check_section, missing_paths
 
 SECTIONS = ("run", "model", "datasets")
+
+MAX_YAML_BYTES = 1 << 20
+"""A larger file is no configuration; they have some thousand."""
+MAX_YAML_NODES = 10_000
+"""Values after the anchors (&) are put in at their aliases (*), which a few lines can multiply to billions."""
+MAX_YAML_DEPTH = 50
+"""Blocks within blocks. The loader calls itself for each, and 100,000 of them end the process."""
+
+# Besides their own errors both libraries raise others: for a value that is not of its tag, a file of one number, blocks without end.
+_UNREADABLE = (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError, yaml.YAMLError, OmegaConfBaseException)
+_UNMERGEABLE = (OmegaConfBaseException, TypeError)
+"""TypeError: a list in the place of a block."""
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, *, cfg_path: str | None = None) -> None:
@@ -51,14 +66,29 @@ class Config:
 
     def __init__(self, args: argparse.Namespace, *, needs: Iterable[str] = SECTIONS) -> None:
         self.cfg_path = str(args.cfg_path)
-        given: Any = OmegaConf.merge(load_yaml(self.cfg_path), parse_options(getattr(args, "options", None) or []))
-        modules = dict.fromkeys([*(OmegaConf.select(given, "run.imports") or []), *getattr(args, "imports", [])])
+        given = self._given(getattr(args, "options", None) or [])
+        modules = dict.fromkeys([*(_select(given, "run.imports") or []), *getattr(args, "imports", [])])
         for module in modules:
             import_user_module(module)
         if modules:
             OmegaConf.update(given, "run.imports", list(modules), force_add=True)
         self.config = self._build(given, set(needs))
         registry.register("configuration", self)
+
+    def _given(self, options: Sequence[str]) -> DictConfig:
+        """The file with the options over it; what decides about modules and schemas is there or well-formed."""
+        try:
+            given: Any = OmegaConf.merge(load_yaml(self.cfg_path), parse_options(options))
+        except _UNMERGEABLE as error:
+            raise ConfigError(f"--options do not fit {self.cfg_path}: {first_line(error)}") from error
+        check_interpolation(given, self.cfg_path)
+        self._raise([f"{name}: expected {kind}, got {value!r:.200}." for name, kind, value in _misshapen(given)])
+        return given
+
+    def _raise(self, problems: list[str]) -> None:
+        if problems:
+            lines = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(dict.fromkeys(problems), start=1))
+            raise ConfigError(f"{self.cfg_path} cannot be used as it is:\n{lines}")
 
     def _build(self, given: DictConfig, needs: set[str]) -> DictConfig:
         problems = [f"{key!s}: there is no such section.{suggest(str(key), SECTIONS)}" for key in given if key not in SECTIONS]
@@ -71,9 +101,7 @@ class Config:
                 problems += self._missing(schema, section, where)
             OmegaConf.update(built := OmegaConf.create(sections), where, section, force_add=True)
             sections = dict(built)
-        if problems:
-            lines = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(dict.fromkeys(problems), start=1))
-            raise ConfigError(f"{self.cfg_path} cannot be used as it is:\n{lines}")
+        self._raise(problems)
         return OmegaConf.create(sections)
 
     def _schemas(self, given: DictConfig, problems: list[str]) -> dict[str, tuple[type, DictConfig]]:
@@ -81,33 +109,40 @@ class Config:
         empty = OmegaConf.create()
         schemas: dict[str, tuple[type, DictConfig]] = {}
         try:
-            runner = registry.get_runner_class(OmegaConf.select(given, "run.runner", default="runner_base"))
+            runner = registry.get_runner_class(_select(given, "run.runner") or "runner_base")
             schemas["run"] = (getattr(runner, "config_schema", RunConfig), empty)
         except RegistryError as error:
             problems.append(f"run.runner: {error}")
         try:
-            arch = OmegaConf.select(given, "model.arch")
+            arch = _select(given, "model.arch")
             if arch is None:
                 problems.append(f"model.arch: required, but not given.{suggest('', registry.list_models())}")
             else:
                 model_class = registry.get_model_class(arch)
-                path = model_class.default_config_path(OmegaConf.select(given, "model.model_type"))
+                path = model_class.default_config_path(_select(given, "model.model_type"))
                 schemas["model"] = (model_class.config_schema, load_yaml(path) if path else empty)
         except (RegistryError, ConfigError) as error:
             problems.append(f"model: {error}")
-        for name, dataset in (OmegaConf.select(given, "datasets") or {}).items():
+        for name in map(str, _select(given, "datasets") or ()):
+            dataset = _select(given, f"datasets.{name}")
             try:
                 builder = registry.get_builder_class(builder_name(name, dataset))
-                path = builder.default_config_path((dataset or {}).get("type", "default"))
+                path = builder.default_config_path((dataset or {}).get("type") or "default")
                 schemas[f"datasets.{name}"] = (builder.config_schema, _dataset_defaults(path, name) if path else empty)
             except (RegistryError, ConfigError) as error:
                 problems.append(f"datasets.{name}: {error}")
+            except OmegaConfBaseException as error:  # its type refers to what there is not
+                problems.append(f"datasets.{name}: {first_line(error)}")
         return schemas
 
     def _resolved(self, defaults: DictConfig, given: DictConfig, where: str, problems: list[str]) -> dict[str, Any]:
         """The merged section as plain containers; interpolations may point anywhere in the whole configuration."""
-        merged = OmegaConf.merge(defaults, given)
-        section = OmegaConf.select(merged, where, throw_on_resolution_failure=False)
+        try:
+            merged = OmegaConf.merge(defaults, given)
+            section = OmegaConf.select(merged, where, throw_on_resolution_failure=False)
+        except _UNMERGEABLE as error:
+            problems.append(f"{where}: {first_line(error)}")
+            return {}
         if section is None:
             return {}
         if not isinstance(section, DictConfig):
@@ -157,16 +192,59 @@ class Config:
         logging.getLogger(__name__).info("Configuration of this run:\n%s", self.to_yaml())
 
 
-def load_yaml(path: str | Path) -> DictConfig:
-    """Load one YAML file whose top level is a block of keys; a ConfigError names the file and line of what is wrong."""
+def _select(given: DictConfig, name: str) -> Any:
+    """The value at a dotted name; None where there is none, or where it cannot be resolved, which is told with its section."""
     try:
-        loaded = OmegaConf.load(Path(path).expanduser())
+        return OmegaConf.select(given, name, throw_on_resolution_failure=False)
+    except OmegaConfBaseException:
+        return None
+
+
+def _misshapen(given: DictConfig) -> Iterator[tuple[str, str, Any]]:
+    """(name, what was expected, value) of what modules and schemas are chosen by and is of another kind."""
+    for section in SECTIONS:
+        if not isinstance(block := _select(given, section), DictConfig | None):
+            yield section, "a block of keys", block
+    names = ["run.runner", "model.arch", "model.model_type"]
+    datasets = _select(given, "datasets")
+    for name in map(str, datasets if isinstance(datasets, DictConfig) else ()):
+        if not re.fullmatch(r"[^\W\d][\w-]*", name):
+            yield "datasets", "names of letters, digits, _ and -", name
+        elif not isinstance(block := _select(given, f"datasets.{name}"), DictConfig | None):
+            yield f"datasets.{name}", "a block of keys", block
+        else:
+            names.append(f"datasets.{name}.type")
+    yield from ((name, "a name", value) for name in names if not isinstance(value := _select(given, name), str | None))
+    imports = _select(given, "run.imports")
+    if not (imports is None or (isinstance(imports, ListConfig) and all(isinstance(module, str) for module in imports))):
+        yield "run.imports", "a list of module names", imports
+
+
+def load_yaml(path: str | Path) -> DictConfig:
+    """Load one YAML file whose top level is a block of keys; nothing in it is executed.
+
+    Raises:
+        ConfigError: names the file, and the line of what is wrong: no YAML, a tag of another type than YAML's own, aliases that multiply
+            without bounds, or a reference that `interpolation` does not document.
+    """
+    try:
+        with open(Path(path).expanduser(), "rb") as handle:
+            content = handle.read(MAX_YAML_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(f"There is no configuration file {path} (looked for {Path(path).absolute()}).") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if len(content) > MAX_YAML_BYTES:
+        raise ConfigError(f"{path} is larger than {MAX_YAML_BYTES} bytes, so it is no configuration.")
+    try:
+        text = content.decode()
+        _require_shallow(text)
+        loaded = OmegaConf.load(io.StringIO(text), max_yaml_expanded_nodes=MAX_YAML_NODES)
+    except _UNREADABLE as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(loaded, DictConfig):
         raise ConfigError(f"{path} must hold a block of keys (run:, model:, datasets:), not a list.")
+    check_interpolation(loaded, str(path))
     return loaded
 
 
@@ -180,7 +258,7 @@ def builder_name(name: str, dataset: Any) -> str:
     Raises:
         ConfigError: neither is a builder.
     """
-    dataset_type, builders = str((dataset or {}).get("type", "default")), registry.list_datasets()
+    dataset_type, builders = str((dataset or {}).get("type") or "default"), registry.list_datasets()
     if dataset_type in builders:
         return dataset_type
     if name not in builders:
@@ -209,14 +287,33 @@ def parse_options(options: Sequence[str]) -> DictConfig:
         if len(options) % 2:
             raise ConfigError(f"--options: {options[-1]} has no value. Write key=value …, or key value ….")
         pairs = [f"{key}={value}" for key, value in zip(options[::2], options[1::2], strict=True)]
+    for pair in pairs:
+        check_text(pair, "--options")
     try:
+        for pair in pairs:
+            _require_shallow(pair.partition("=")[2])
         return OmegaConf.from_dotlist(pairs)
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except _UNREADABLE as error:
         raise ConfigError(f"--options: {' '.join(pairs)} cannot be read: {error}") from error
+
+
+def _require_shallow(text: str) -> None:
+    """Refuse YAML with more blocks within blocks than `MAX_YAML_DEPTH`.
+
+    Raises:
+        YAMLError: it has more, or is no YAML.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_YAML_DEPTH:
+            raise yaml.YAMLError(f"more than {MAX_YAML_DEPTH} blocks within each other")
 
 
 def import_user_module(module: str) -> None:
     """Import a module that registers a user's own classes; ConfigError if it cannot be found."""
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise ConfigError(f"--import {module!r:.200}: expected the name of a module, such as my_package.my_module.")
     try:
         importlib.import_module(module)
     except ImportError as error:

@@ -4,16 +4,21 @@ import datetime
 import functools
 import logging
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from omegaconf import DictConfig
 
-from xraygpt.common.errors import ConfigError
+from xraygpt.common.errors import ConfigError, TrainingError, XrayGPTError
+from xraygpt.common.rank_meeting import meet
+from xraygpt.common.rank_watch import first_cause, start_rank_watch, stop_rank_watch, waiting_for_ranks
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def is_dist_avail_and_initialized() -> bool:
@@ -49,7 +54,8 @@ def main_process(function: Callable[..., Any]) -> Callable[..., Any]:
 def barrier() -> None:
     """Wait for all ranks."""
     if is_dist_avail_and_initialized():
-        dist.barrier()
+        with waiting_for_ranks("waiting for the other ranks"):
+            dist.barrier()
 
 
 def broadcast_object(value: Any) -> Any:
@@ -57,8 +63,23 @@ def broadcast_object(value: Any) -> Any:
     if not is_dist_avail_and_initialized():
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0)
+    with waiting_for_ranks("waiting for rank 0"):
+        dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def decided_by_main(decide: Callable[[], T]) -> T:
+    """What `decide` returns on rank 0, on every rank; an error that the user can mend is raised on every rank too."""
+    outcome: tuple[Any, XrayGPTError | None] = (None, None)
+    if is_main_process():
+        try:
+            outcome = (decide(), None)
+        except XrayGPTError as error:
+            outcome = (None, error)
+    value, problem = broadcast_object(outcome)
+    if problem is not None:
+        raise problem
+    return value
 
 
 def all_gather_objects(value: Any) -> list[Any]:
@@ -66,7 +87,8 @@ def all_gather_objects(value: Any) -> list[Any]:
     if not is_dist_avail_and_initialized():
         return [value]
     gathered: list[Any] = [None] * get_world_size()
-    dist.all_gather_object(gathered, value)
+    with waiting_for_ranks("exchanging results"):
+        dist.all_gather_object(gathered, value)
     return gathered
 
 
@@ -75,8 +97,9 @@ def all_reduce_sum(values: list[float], device: torch.device) -> list[float]:
     if not is_dist_avail_and_initialized():
         return values
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(tensor)
-    return tensor.tolist()
+    with waiting_for_ranks("exchanging sums"):
+        dist.all_reduce(tensor)
+        return tensor.tolist()
 
 
 def init_distributed_mode(run_cfg: DictConfig) -> None:
@@ -84,31 +107,69 @@ def init_distributed_mode(run_cfg: DictConfig) -> None:
 
     Raises:
         ConfigError: the environment names a rank without the variables that go with it.
+        TrainingError: a rank did not come.
     """
-    if not run_cfg.distributed:
+    if not run_cfg.distributed or not started_as_rank(run_cfg.dist_url):
         return
-    if "RANK" not in os.environ and "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-        _adopt_slurm_variables()
-    if "RANK" not in os.environ:
-        return
-    absent = [name for name in ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if absent and run_cfg.dist_url == "env://":
-        raise ConfigError(
-            f"RANK is set but {', '.join(absent)} is not: start with torchrun, which sets all of them, or set run.distributed=False."
-        )
     device = resolve_device(run_cfg.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    timeout = datetime.timedelta(minutes=run_cfg.dist_timeout_minutes)
     dist.init_process_group(
         backend="nccl" if device.type == "cuda" else "gloo",
-        init_method=run_cfg.dist_url,
-        rank=int(os.environ["RANK"]),
-        world_size=int(os.environ["WORLD_SIZE"]),
-        timeout=datetime.timedelta(minutes=run_cfg.dist_timeout_minutes),
+        store=meet(run_cfg.dist_url, rank=rank, world_size=world_size, timeout=timeout),
+        rank=rank,
+        world_size=world_size,
+        timeout=timeout,
         device_id=device if device.type == "cuda" else None,
     )
     dist.barrier()
+    start_rank_watch(timeout_s=60 * run_cfg.dist_timeout_minutes)
     logger.info("%d ranks joined over %s.", get_world_size(), dist.get_backend())
+
+
+@contextmanager
+def among_ranks(run_cfg: DictConfig) -> Iterator[None]:
+    """Inside the block this process is one of several ranks, if it was started as one; see `init_distributed_mode`.
+
+    Raises:
+        TrainingError: another rank has failed; names the first cause.
+    """
+    init_distributed_mode(run_cfg)
+    try:
+        yield
+    except Exception as error:
+        if (cause := first_cause(error)) is not None:
+            raise TrainingError(f"rank {get_rank()} lost contact with the others. The first cause: {cause}") from error
+        raise
+    finally:
+        leave_process_group()
+
+
+def leave_process_group() -> None:
+    """Leave the other ranks, if this process is one of several."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    stop_rank_watch()  # after that, which may hang when another rank has failed
+
+
+def started_as_rank(dist_url: str) -> bool:
+    """Whether torchrun or SLURM started this process as one of several ranks; SLURM's variables are turned into torchrun's.
+
+    Raises:
+        ConfigError: the environment names a rank without the variables that go with it.
+    """
+    if "RANK" not in os.environ and "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        _adopt_slurm_variables()
+    if "RANK" not in os.environ:
+        return False
+    absent = [name for name in ("WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if absent and dist_url == "env://":
+        raise ConfigError(
+            f"RANK is set but {', '.join(absent)} is not: start with torchrun, which sets all of them, or set run.distributed=False."
+        )
+    return True
 
 
 def _adopt_slurm_variables() -> None:

@@ -1,5 +1,6 @@
 """Files are written whole or not at all: to a temporary name in the same folder, flushed to disk, then renamed."""
 
+import errno
 import hashlib
 import json
 import os
@@ -7,10 +8,106 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ANNOTATIONS_NAME = "filter_cap.json"
 """The annotations of a prepared folder: {"annotations": [{"image_id", "caption", "split", …}]}."""
+
+
+class Disk:
+    """The operations that writing a file consists of.
+
+    All that a run writes while it trains goes through the one `disk` of this module: tests make its operations fail.
+    """
+
+    def open(self, path: Path, mode: str) -> IO[bytes]:
+        """A binary file without a buffer of Python's own: what is written has reached the system."""
+        return open(path, mode, buffering=0)
+
+    def write(self, handle: IO[bytes], data: bytes | memoryview) -> int:
+        """How many bytes were taken; perhaps not all."""
+        return handle.write(data)
+
+    def fsync(self, descriptor: int) -> None:
+        """Wait until a file's content, or a folder's list of names, has reached the device."""
+        os.fsync(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Put `source` in the place of `target`, at once."""
+        os.replace(source, target)
+
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name. Some network folders cannot: OSError."""
+        os.link(source, target)
+
+
+disk = Disk()
+
+
+class ChecksumFile:
+    """A file that counts and hashes what was meant to be written, whatever the disk makes of it; `torch.save` can write to it."""
+
+    def __init__(self, handle: IO[bytes]) -> None:
+        self.handle, self.digest, self.size = handle, hashlib.sha256(), 0
+        self.error: OSError | None = None
+        """The first failure. A library may report it as something else."""
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write all of `data`.
+
+        Raises:
+            OSError: the disk refused it, or takes no more.
+        """
+        rest = memoryview(data).cast("B")
+        total = len(rest)
+        self.digest.update(rest)
+        self.size += total
+        try:
+            while len(rest):
+                taken = disk.write(self.handle, rest)
+                if not taken:
+                    raise OSError(errno.EIO, "the disk takes no more bytes")
+                rest = rest[taken:]
+        except OSError as error:
+            self.error = self.error or error
+            raise
+        return total
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal SHA-256 of what was written."""
+        return self.digest.hexdigest()
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[ChecksumFile]:
+    """Yield a file under a temporary name; when the block succeeds it becomes `path`, its content and name safe on the device.
+
+    Raises:
+        OSError: one of the operations failed. At `path` is then what was there before, whole, or (if it was the very last step, making
+            the name safe, that failed) the new file, whole; nothing else is left behind.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    try:
+        with disk.open(temporary, "wb") as handle:
+            file = ChecksumFile(handle)
+            try:
+                yield file
+            except Exception as error:
+                raise file.error or error from None
+            disk.fsync(handle.fileno())
+            on_disk = os.fstat(handle.fileno()).st_size
+            if on_disk != file.size:
+                raise OSError(errno.EIO, f"{on_disk} of {file.size} bytes have arrived", str(temporary))
+        disk.rename(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -18,14 +115,32 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block succeeds, remove it when it fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         yield temporary
         with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
+            disk.fsync(handle.fileno())
+        disk.rename(temporary, path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """Where a file is written before it gets its name; one for each process."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder safe on the device; a rename is not before that."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        disk.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a network folder that does not know this for folders; it keeps the order by itself
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -35,7 +150,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     When the block fails it is removed, and what was there stays.
     """
     path = Path(os.path.abspath(path))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -61,8 +176,8 @@ def replace_folder(new: Path, path: Path) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with atomic_file(path) as file:
+        file.write(text.encode())
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -6,8 +6,9 @@ import logging
 import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,7 +18,9 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from xraygpt.common.dist_utils import all_reduce_sum, get_rank, is_main_process
-from xraygpt.common.files import write_text
+from xraygpt.common.files import disk, write_text
+
+logger = logging.getLogger(__name__)
 
 LOG_FORMAT = "%(asctime)s [%(levelname)s] %(message)s"
 
@@ -113,11 +116,11 @@ class MetricLogger:
                         f"time: {self.iter_time}",
                         f"data: {self.data_time}",
                     ]
-                    logging.getLogger(__name__).info(self.delimiter.join([header, *fields, *_memory()]))
+                    logger.info(self.delimiter.join([header, *fields, *_memory()]))
         seconds = time.perf_counter() - start
         each = seconds / max(len(iterations), 1)
         spent = datetime.timedelta(seconds=int(seconds))
-        logging.getLogger(__name__).info("%s Total time: %s (%.4f s / it)", header, spent, each)
+        logger.info("%s Total time: %s (%.4f s / it)", header, spent, each)
 
     def _fields(self) -> list[str]:
         return [f"{name}: {meter}" for name, meter in self.meters.items()]
@@ -157,31 +160,67 @@ def _memory() -> list[str]:
 
 
 class RunLog:
-    """log.txt: one JSON object a line, written by rank 0. Lines of the training loop carry "step", the global iteration."""
+    """log.txt: one JSON object a line, written by rank 0. Lines of the training loop carry "step", the global iteration.
+
+    A line that cannot be written (disk full, folder gone) is an error in the console; it is kept, and written with the next one.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._unwritten: list[str] = []
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one line."""
-        if is_main_process():
-            with open(self.path, "a", encoding="utf-8") as handle:
-                handle.write(json.dumps(record) + "\n")
+        if not is_main_process():
+            return
+        self._unwritten.append(json.dumps(record) + "\n")
+        try:
+            self._append("".join(self._unwritten).encode())
+            self._unwritten.clear()
+        except OSError as error:
+            logger.error("%s: %d lines wait to be written: %s. The run goes on.", self.path, len(self._unwritten), error)
+
+    def _append(self, data: bytes) -> None:
+        """Write all of `data`, or, as far as the disk allows, nothing of it."""
+        with disk.open(self.path, "ab") as handle:
+            start, rest = handle.tell(), memoryview(data)
+            try:
+                while rest:
+                    rest = rest[disk.write(handle, rest) :]
+            except OSError:
+                handle.truncate(start)
+                raise
 
     def clear(self) -> None:
         """Begin anew."""
         self.path.unlink(missing_ok=True)
 
     def read(self) -> list[dict[str, Any]]:
-        """Every record; a last line that a crash cut short is left out."""
+        """Every record; a last line that a crash cut short is left out, and so is (said in the console) any other that is damaged."""
         if not self.path.exists():
             return []
-        lines = self.path.read_text(encoding="utf-8").split("\n")
-        complete: Iterable[str] = lines[:-1]
-        return [json.loads(line) for line in complete]
+        *complete, _ = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+        records = []
+        for number, line in enumerate(complete, start=1):
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                logger.warning("%s: line %d is damaged and left out.", self.path, number)
+        return records
 
-    def rewind(self, step: int) -> None:
-        """Drop what an interrupted run wrote after global iteration `step`; the resumed run writes the same lines again."""
-        if is_main_process() and self.path.exists():
-            kept = [record for record in self.read() if record.get("step", -1) < step]
-            write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+    def rewind(self, step: int, *, finished_epochs: int, scale: Fraction = Fraction(1)) -> None:
+        """Drop what an interrupted run wrote after where the resumed run stands, which writes the same lines again.
+
+        Args:
+            step: iterations that are done, in those of the interrupted run.
+            finished_epochs: epochs that are validated too; the line of another ("train_loss") goes, though its step may be done.
+            scale: the resumed run's iterations for one of those, if it has another number of ranks; steps that stay are renumbered.
+        """
+        if not is_main_process() or not self.path.exists():
+            return
+        done = [record for record in self.read() if record.get("step", -1) < step]
+        kept = [record for record in done if "train_loss" not in record or record["epoch"] < finished_epochs]
+        for record in kept:
+            if "step" in record:
+                record["step"] = int((record["step"] + 1) * scale) - 1
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))

@@ -98,7 +98,7 @@ class Registry:
 
     def _get_class(self, kind: str, name: str) -> Any:
         table = self.mapping[f"{kind}_name_mapping"]
-        if name not in table:
+        if not isinstance(name, str) or name not in table:
             raise RegistryError(f"No {kind} is registered as {name!r}.{suggest(str(name), table)}")
         return table[name]
 

@@ -118,6 +118,17 @@ class RunConfig:
     """Mixed precision on CUDA: bf16 where the device has it, else fp16 with a loss scaler. The CPU runs in fp32."""
     max_nonfinite_steps: int = 5
     """Updates in a row that may be skipped for a non-finite loss or gradient before the run stops."""
+    spike_window: int = 50
+    """Losses before it with whose median each loss is compared; 0: none is. Fifty follow the loss as it falls."""
+    spike_factor: float = 2.0
+    """A loss above this many times that median is logged as a spike, and counted. Nothing else happens: some are harmless."""
+
+    # Data that cannot be used
+    on_bad_sample: str = "stop"
+    """"stop": a missing or damaged image, or an annotation that does not parse, ends the run. "skip": the next sample of the training order
+    takes its place, and bad_samples.jsonl lists it. An evaluation always stops: numbers over other samples are not comparable."""
+    max_bad_share: float = 0.01
+    """"skip" only: the run stops when more than this share of the training samples seen, at least 100, could not be used."""
 
     # Machine
     device: str = "auto"
@@ -143,9 +154,17 @@ class RunConfig:
     log_freq: int = 50
     """Iterations between two lines of the log."""
     save_every_iters: int = 0
-    """Iterations between two saves of checkpoint_last.pth inside an epoch; 0: only at the end of an epoch."""
+    """Iterations between two saves inside an epoch (checkpoint_step{N}.pth); 0: none for this reason. Each epoch's end is saved anyway."""
+    save_every_minutes: float = 15.0
+    """Minutes between two saves; 0: none for this reason. A quarter of an hour is what a crash then costs at most."""
+    keep_step_checkpoints: int = 2
+    """How many of the newest checkpoint_step{N}.pth stay: should the last be damaged, there is the one before. At least 1."""
+    save_retry_minutes: float = 10.0
+    """How long the end of a run waits for a full or vanished disk before it fails; keep it below dist_timeout_minutes."""
     resume_ckpt_path: Any = path_field(default=None, how_to_get='Give a checkpoint of the run to continue, or "auto" for its newest.')
-    """A checkpoint to continue from exactly, or "auto": the run folder's newest if it has one."""
+    """A checkpoint to continue from exactly, or "auto": the run folder's newest good one if it has one (train.py --resume)."""
+    resume_allow: list[str] = field(default_factory=list)
+    """Names of settings that may differ from the checkpoint's, besides "data" and "llm" (train.py --resume-allow)."""
     tensorboard: bool = False
     """Also write TensorBoard events to the run's folder."""
     progress_bar: bool = True

@@ -67,16 +67,20 @@ def _is_path(value: Any) -> bool:
     return value is None or all(isinstance(path, str) for path in paths)
 
 
-def missing_paths(schema: type, section: DictConfig, where: str) -> list[str]:
-    """One line for each path field whose file or folder is not there: what, where it was looked for, how to get it."""
-    problems = []
+def paths_of(schema: type, section: DictConfig, where: str) -> Iterator[tuple[str, str, str]]:
+    """Dotted name, path and way to get it, of each path that the path fields of a section name."""
     for field in dataclasses.fields(schema):
         value: Any = None if OmegaConf.is_missing(section, field.name) else section[field.name]
         if dataclasses.is_dataclass(field.type) and value is not None:
-            problems += missing_paths(field.type, value, f"{where}.{field.name}")  # type: ignore[arg-type]
+            yield from paths_of(field.type, value, f"{where}.{field.name}")  # type: ignore[arg-type]
         elif _PATH in field.metadata and value:
-            for path in [value] if isinstance(value, str) else value:
-                if not Path(path).expanduser().exists():
-                    looked = Path(path).expanduser().absolute()
-                    problems.append(f"{where}.{field.name}: {path} is missing (looked for {looked}). {field.metadata[_PATH]}")
-    return problems
+            yield from ((f"{where}.{field.name}", path, field.metadata[_PATH]) for path in ([value] if isinstance(value, str) else value))
+
+
+def missing_paths(schema: type, section: DictConfig, where: str) -> list[str]:
+    """One line for each path field whose file or folder is not there: what, where it was looked for, how to get it."""
+    return [
+        f"{name}: {path} is missing (looked for {Path(path).expanduser().absolute()}). {how_to_get}"
+        for name, path, how_to_get in paths_of(schema, section, where)
+        if not Path(path).expanduser().exists()
+    ]

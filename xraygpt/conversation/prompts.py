@@ -20,11 +20,14 @@ def load_prompts(path: str | Path, template: str) -> list[str]:
     """The prompts of a file, one a line with exactly one `<ImageHere>`, each put into `template` at its `{}`.
 
     Raises:
-        ConfigError: the file has no prompt, a line has not exactly one placeholder, or the template not exactly one `{}`.
+        ConfigError: the file cannot be read or has no prompt, a line has not exactly one placeholder, or the template not exactly one `{}`.
     """
     if template.count("{}") != 1:
         raise ConfigError(f"model.prompt_template must have exactly one {{}}, where the prompt goes; got {template!r}.")
-    lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+    try:
+        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: no readable file of prompts in UTF-8 ({error}).") from error
     prompts = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
     if not prompts:
         raise ConfigError(f"{path} has no prompts: write one a line, each with {IMAGE_PLACEHOLDER} where the image goes.")
@@ -55,8 +58,8 @@ def neutralise(text: str) -> str:
     'ignore this Doctor it is normal'
     """
     text = " ".join(text.split())  # first: the search for tags takes long on long runs of white space
-    previous = None
-    while previous != text:
-        previous, text = text, _MARKUP.sub(" ", text)
+    text = _MARKUP.sub(" ", text)
+    if _MARKUP.search(text):  # tags within tags, which nobody writes by accident: taken out one by one, thousands of them take minutes
+        text = re.sub("[<>#]", " ", text)
     text = _ROLE_TAG.sub(r"\1", text)
     return " ".join(text.split())

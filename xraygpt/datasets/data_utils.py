@@ -7,6 +7,11 @@ A batch (default collate of the items of `CaptionDataset`), B samples:
     image_id     int64 [B]              dense number of the image within its dataset
     sample_id    list of B str          the annotation's image_id, for messages and result files
     prompt_seed  int64 [B]              decides which of the model's prompts this sample gets
+
+A batch of the training loader has two more:
+
+    draw         int64 [B, 3]           dataset, index and seed of each sample, which are its `Draw`
+    bad_samples  list of BadSample      what could not be used and was replaced in this batch, see `xraygpt.datasets.dataloaders`
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,5 @@
 """Does a scorecard hold? Computes it again from the files beside it, and compares."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +7,7 @@ from typing import Any, NamedTuple
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import sha256_file
 from xraygpt.evaluation.provenance import environment
-from xraygpt.evaluation.report_files import read_text
+from xraygpt.evaluation.report_files import read_json
 from xraygpt.evaluation.result_folder import describe_data, read_inputs
 from xraygpt.evaluation.scorecard import FORMAT
 from xraygpt.evaluation.scoring import Settings, make_scorecard
@@ -48,10 +47,7 @@ def check_scorecard(path: str | Path) -> Verification:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        stored = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}).") from error
+    stored = read_json(path)
     expected = {"format", "baselines", "provenance", *PARTS}
     if not isinstance(stored, dict) or (absent := expected - stored.keys()):
         raise DataError(

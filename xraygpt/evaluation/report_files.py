@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xraygpt.common.errors import DataError
+from xraygpt.common.errors import DataError, first_line
 from xraygpt.common.files import ANNOTATIONS_NAME
 from xraygpt.evaluation.metric import Corpus
 
@@ -150,6 +150,7 @@ def _folder_references(folder: Path, split: str) -> References:
         raise DataError(f"{file}: no annotation has the split {split!r}. Prepare the data with that split, or choose another.")
     texts: dict[str, tuple[str, ...]] = {row["image_id"]: (row["caption"],) for row in chosen}
     problems = [f"the reference of {key!r} is empty" for key, (text, *_) in texts.items() if not text.strip()]
+    problems += [f"the image_id {key!r} leaves the image folder" for key in texts if Path(key).is_absolute() or ".." in Path(key).parts]
     if len(texts) != len(chosen):
         problems.append(f"{len(chosen) - len(texts)} image_id values of the split {split!r} are repeated; each must be unique")
     _raise(file, problems, texts)
@@ -158,10 +159,7 @@ def _folder_references(folder: Path, split: str) -> References:
 
 
 def _annotations(file: Path) -> list[dict[str, Any]]:
-    try:
-        content = json.loads(read_text(file))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{file}, line {error.lineno}: not JSON ({error.msg}).") from error
+    content = read_json(file)
     rows = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(rows, list):
         raise DataError(f'{file}: expected {{"annotations": [...]}}.')
@@ -228,6 +226,16 @@ def read_text(path: Path) -> str:
         ) from error
 
 
+def read_json(path: Path, **options: Any) -> Any:
+    """The value in a file of JSON; `options` are those of `json.loads`. DataError names the line of what is wrong."""
+    try:
+        return json.loads(read_text(path), **options)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}).") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; lists within lists without end
+        raise DataError(f"{path}: not usable as JSON ({first_line(error)}).") from error
+
+
 def _json_lines(path: Path, problems: list[str]) -> Iterator[Row]:
     for line, text in enumerate(read_text(path).split("\n"), start=1):
         if not text.strip():
@@ -236,6 +244,9 @@ def _json_lines(path: Path, problems: list[str]) -> Iterator[Row]:
             row = json.loads(text)
         except json.JSONDecodeError as error:
             problems.append(f"line {line}: not JSON ({error.msg} at column {error.colno}); expected one object a line")
+            continue
+        except (ValueError, RecursionError) as error:
+            problems.append(f"line {line}: not usable as JSON ({first_line(error)})")
             continue
         if isinstance(row, dict):
             yield f"line {line}", row
@@ -247,10 +258,7 @@ def _json_rows(path: Path, problems: list[str]) -> Iterator[Row]:
     def keep_pairs(pairs: list[tuple[str, Any]]) -> Any:
         return pairs  # a dict would let the last of two equal ids win
 
-    try:
-        content = json.loads(read_text(path), object_pairs_hook=keep_pairs)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}).") from error
+    content = read_json(path, object_pairs_hook=keep_pairs)
     if not isinstance(content, list) or not all(isinstance(item, tuple) for item in content):
         raise DataError(f'{path}: expected {{"id": "report", …}} or {{"id": ["report", …], …}}; or give a .jsonl file, one object a line.')
     for number, (key, report) in enumerate(content, start=1):

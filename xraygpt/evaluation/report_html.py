@@ -18,6 +18,7 @@ from PIL import Image
 
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import write_text
+from xraygpt.common.limits import MAX_PIXELS
 from xraygpt.evaluation.faithfulness import judge_report
 from xraygpt.evaluation.metric import Corpus
 from xraygpt.evaluation.scorecard import FindingRow, Score, Scorecard
@@ -121,7 +122,9 @@ def write_report_page(path: str | Path, *, card: Scorecard, cases: Sequence[Case
 def image_data_uri(path: Path) -> str:
     """The image as a grey JPEG data URI, its longer side at most `IMAGE_SIDE` pixels; 16-bit images are scaled to 8 bits."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG", "JPEG")) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"{path}: {image.width} x {image.height} pixels; at most {MAX_PIXELS} are decoded.")
             eight_bit = image.point(lambda value: value * (1 / 256)) if image.mode.startswith("I") else image
             grey = eight_bit.convert("L")
     except (OSError, Image.DecompressionBombError) as error:

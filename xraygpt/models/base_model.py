@@ -83,6 +83,10 @@ class BaseModel(nn.Module):
         """What a checkpoint of this model must find again when it is loaded; None if nothing."""
         return None
 
+    def identity_differences(self, stored: dict[str, Any]) -> list[str]:
+        """In words, how the `identity` of the model that a checkpoint continues differs from this one's; empty if it does not."""
+        return []
+
     def first_loss_warning(self, loss: float) -> str | None:
         """What a first loss like this says about a broken set-up; None if nothing."""
         return None

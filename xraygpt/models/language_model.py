@@ -16,8 +16,10 @@ from xraygpt.common.errors import CheckpointError, first_line
 
 logger = logging.getLogger(__name__)
 
-_WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _UNREADABLE = (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError)
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""Nothing is fetched, and no code of the folder is run. Left out, transformers would ask at the terminal whether it may."""
 _FINGERPRINT_SIZE = 256
 _FINGERPRINT_TOLERANCE = 0.01
 
@@ -30,8 +32,10 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         CheckpointError: the folder holds no tokenizer that can be read, or one without begin- and end-of-text tokens.
     """
+    if not Path(folder).expanduser().is_dir():
+        raise CheckpointError(f"There is no language model folder {folder} (looked for {Path(folder).expanduser().absolute()}).")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **_LOCAL)
     except (OSError, ValueError, ImportError) as error:
         raise CheckpointError(f"{folder} holds no tokenizer that can be read: {first_line(error)}") from error
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
@@ -59,18 +63,18 @@ def load_language_model(folder: str | Path, *, from_scratch: bool = False, quant
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"There is no config.json in {folder.absolute()}: expected a language model folder as transformers saves it.")
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, **_LOCAL)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder.absolute() / 'config.json'} cannot be used: {first_line(error)}") from error
     if from_scratch:
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    if not any((folder / name).is_file() for name in _WEIGHT_FILES):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    if not any((folder / name).is_file() for name in WEIGHT_FILES):
         raise CheckpointError(
-            f"{folder.absolute()} has a config.json but no weights ({', '.join(_WEIGHT_FILES)}). "
+            f"{folder.absolute()} has a config.json but no weights ({', '.join(WEIGHT_FILES)}). "
             "Put them there, or set model.llm_from_scratch=True to train a new language model of that size."
         )
     # Sizes that do not match are let pass there, to be named below.
-    options: dict[str, Any] = {"dtype": "auto", "local_files_only": True, "ignore_mismatched_sizes": True}
+    options: dict[str, Any] = {"dtype": "auto", "ignore_mismatched_sizes": True, **_LOCAL}
     if quantize_8bit:
         options |= _eight_bit_options()
     try:

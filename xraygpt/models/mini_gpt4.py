@@ -221,6 +221,11 @@ class MiniGPT4(ReportWriter):
         """Tokenizer hash, sizes and embedding sample of the language model."""
         return identity_of(self.llama_tokenizer, self.llama_model, self.llm_name)
 
+    def identity_differences(self, stored: dict[str, Any]) -> list[str]:
+        """How the language model differs from a stored identity. Embeddings that are trained here will have moved: they do not count."""
+        trained = any(parameter.requires_grad for parameter in self.llama_model.parameters())
+        return identity_differences(stored, self.identity(), compare_embedding=not trained)
+
     def place(self, device: torch.device) -> "MiniGPT4":
         """Move to `device`; frozen ViT and language model in half precision on CUDA, everything in float32 on the CPU."""
         quantized = getattr(self.llama_model, "is_quantized", False)

@@ -11,7 +11,7 @@ import torch
 from timm.models.eva import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from xraygpt.common.checkpoint import load_checkpoint, model_state
+from xraygpt.common.checkpoint import PUBLISHED_BUFFERS, load_checkpoint, model_state
 from xraygpt.common.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,6 @@ _QFORMER_NAMES = (
     ("embeddings.LayerNorm.", "layernorm."),
 )
 _QFORMER_TEXT_HALF = (".intermediate.dense.", ".output.dense.", ".output.LayerNorm.")
-_EXTRA_BUFFERS = ("position_ids", "rotary_emb.inv_freq")
 
 
 def load_vit_weights(vit: nn.Module, path: str | Path) -> None:
@@ -42,7 +41,7 @@ def qformer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed = {}
     for key, value in state.items():
         name = key.removeprefix("Qformer.bert.")
-        if name == key or key.endswith(_EXTRA_BUFFERS) or "word_embeddings" in name or "position_embeddings" in name:
+        if name == key or key.endswith(PUBLISHED_BUFFERS) or "word_embeddings" in name or "position_embeddings" in name:
             continue
         if any(text in name for text in _QFORMER_TEXT_HALF) and "attention" not in name:
             continue
@@ -77,7 +76,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -
         CheckpointError: names the parameters that are missing, unexpected or of another shape.
     """
     renamed = {f"Qformer.{key}": value for key, value in qformer_state(state).items()}
-    renamed |= {key: value for key, value in state.items() if not key.startswith("Qformer.bert.") and not key.endswith(_EXTRA_BUFFERS)}
+    renamed |= {key: value for key, value in state.items() if not key.startswith("Qformer.bert.") and not key.endswith(PUBLISHED_BUFFERS)}
     parts = {key.split(".")[0] for key in renamed}
     wanted = {key: value for key, value in model.state_dict().items() if key.split(".")[0] in parts}
     _check(wanted, renamed, path)

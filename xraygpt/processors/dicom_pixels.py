@@ -56,6 +56,10 @@ PLUGINS: dict[str, tuple[str, ...]] = {
 }
 """Compressed transfer syntax → pydicom's plugins for it, best first: what else is installed does not change an image."""
 
+MAX_JPEG_SCANS = 100
+"""A progressive JPEG has about 10. Each scan passes over the whole image (0.06 s for 64 million pixels) and may have less than 100 bytes:
+32 MB of them would compute for six hours."""
+
 _FRAME_HEADERS = {0xFF00 | code for code in (*range(0xC0, 0xD0), 0xF7)} - {0xFFC4, 0xFFC8, 0xFFCC}  # 0xF7: JPEG-LS
 _LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K)
 _INSTALL_HINTS = {
@@ -150,13 +154,26 @@ def _decoder(data: bytes, layout: PixelLayout, syntax: UID, name: str) -> tuple[
         return decoder, ""
     plugins, hint = PLUGINS[syntax], _INSTALL_HINTS.get(PLUGINS[syntax][0])
     if syntax != RLELossless:
-        bits = _code_stream_bits(get_frame(data, 0, number_of_frames=1), layout, name)
+        frame = get_frame(data, 0, number_of_frames=1)
+        bits = _code_stream_bits(frame, layout, name)
+        if "pillow" in plugins:
+            require_few_scans(frame, name)
         if syntax == JPEGExtended12Bit and bits > 8:
             plugins, hint = ("pylibjpeg",), _CONVERT_HINT
     plugin = next((plugin for plugin in plugins if plugin in decoder.available_plugins), None)
     if plugin is None:
         raise DataError(f"{name}: compressed as {syntax.name}, for which no decoder is installed. {hint}")
     return decoder, plugin
+
+
+def require_few_scans(code_stream: bytes, name: str) -> None:
+    """Refuse a JPEG of more scans than `MAX_JPEG_SCANS`; the marker cannot occur within their data.
+
+    Raises:
+        DataError: it has more.
+    """
+    if (scans := code_stream.count(b"\xff\xda")) > MAX_JPEG_SCANS:
+        raise DataError(f"{name}: a JPEG of {scans} scans; at most {MAX_JPEG_SCANS} are decoded. Save the image anew.")
 
 
 def _code_stream_bits(frame: bytes, layout: PixelLayout, name: str) -> int:

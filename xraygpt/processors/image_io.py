@@ -29,11 +29,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from xraygpt.common.errors import DataError
+from xraygpt.common.limits import MAX_PIXELS
 from xraygpt.processors import dicom_io
 from xraygpt.processors.dicom_io import DicomOptions
-
-MAX_PIXELS = 80_000_000
-"""Checked before decoding. The largest radiographs have about 20 million; a small file that unpacks to more is an accident or an attack."""
+from xraygpt.processors.dicom_pixels import require_few_scans
 
 MAX_FILE_BYTES = 2**29
 """Checked before reading: more than `MAX_PIXELS` need uncompressed, at 16 bits and in colour."""
@@ -60,7 +59,9 @@ _DECODING_ERRORS = (
 logging.getLogger("PIL").setLevel(logging.INFO)  # at DEBUG it writes the text of EXIF and PNG comments into the log
 
 
-def open_image(source: Path | str | BinaryIO, *, min_side: int | None = None, dicom: DicomOptions = _FIRST_WINDOW) -> Image.Image:
+def open_image(
+    source: Path | str | BinaryIO, *, min_side: int | None = None, dicom: DicomOptions = _FIRST_WINDOW, max_pixels: int | None = None
+) -> Image.Image:
     """Open an image file, or a binary stream of one, completely decoded.
 
     Args:
@@ -69,6 +70,7 @@ def open_image(source: Path | str | BinaryIO, *, min_side: int | None = None, di
             several times as fast, and the same image after a resize to half of `min_side` or less, to a fraction of a grey level.
             None decodes in full.
         dicom: how to read a DICOM file.
+        max_pixels: the largest image that is decoded; None: `MAX_PIXELS`, beyond which nothing is.
 
     Returns:
         A Pillow image of mode "L" (grey) or "RGB" (colour), 8 bits a channel, upright. `info` is empty, but for
@@ -84,9 +86,10 @@ def open_image(source: Path | str | BinaryIO, *, min_side: int | None = None, di
         raise DataError(f"{name}: the file is empty.")
     if signature.startswith(_GIT_LFS_POINTER):
         raise DataError(f"{name}: this is a Git LFS pointer, not the image itself. Fetch the content with `git lfs pull`.")
+    limit = MAX_PIXELS if max_pixels is None else min(max_pixels, MAX_PIXELS)
     if dicom_io.is_dicom(signature):
-        return dicom_io.read_dicom(content, name=name, max_pixels=MAX_PIXELS, options=dicom)
-    return _decode(content, name, min_side)
+        return dicom_io.read_dicom(content, name=name, max_pixels=limit, options=dicom)
+    return _decode(content, name, min_side, limit)
 
 
 def read_content(source: Path | str | BinaryIO, name: str) -> bytes:
@@ -114,7 +117,7 @@ def read_content(source: Path | str | BinaryIO, name: str) -> bytes:
     return content
 
 
-def _decode(content: bytes, name: str, min_side: int | None) -> Image.Image:
+def _decode(content: bytes, name: str, min_side: int | None, max_pixels: int) -> Image.Image:
     """Decode PNG or JPEG bytes; the header's size is checked before any pixel is unpacked."""
     try:
         image: Image.Image = Image.open(BytesIO(content), formats=("PNG", "JPEG"))
@@ -124,8 +127,10 @@ def _decode(content: bytes, name: str, min_side: int | None) -> Image.Image:
         raise DataError(f"{name}: {error}") from error
     except _DECODING_ERRORS as error:
         raise DataError(f"{name}: the image header is damaged ({error}).") from error
-    if image.width * image.height > MAX_PIXELS:
-        raise DataError(f"{name}: {image.width} x {image.height} pixels; at most {MAX_PIXELS} are decoded. Scale the image down.")
+    if image.width * image.height > max_pixels:
+        raise DataError(f"{name}: {image.width} x {image.height} pixels; at most {max_pixels} are decoded. Scale the image down.")
+    if image.format != "PNG":
+        require_few_scans(content, name)
     try:
         if min_side is not None:
             image = _scaled_down(image, min_side)
@@ -170,10 +175,11 @@ def _sixteen_to_eight_bit(image: Image.Image) -> Image.Image:
     `DETECTOR_BITS` that holds the image's maximum, and its largest value becomes 255 (for 16 bits: a division by 257). Black stays
     black, and one bright marker does not change the contrast of the rest, as stretching minimum to maximum would.
     """
-    values = np.asarray(image, dtype=np.float64)
+    values = np.asarray(image)
     highest = values.max()
     depth = next((bits for bits in DETECTOR_BITS if highest < 2**bits), DETECTOR_BITS[-1])
-    return Image.fromarray(np.rint(values * (255 / (2**depth - 1))).astype(np.uint8))
+    table = np.rint(np.arange(2**depth) * (255 / (2**depth - 1))).astype(np.uint8)  # one byte a pixel, not several of 8
+    return Image.fromarray(table[values])
 
 
 def _over_black(image: Image.Image, *, grey: bool) -> Image.Image:

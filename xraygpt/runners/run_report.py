@@ -1,7 +1,9 @@
 """What a run leaves for its reader: lines of log.txt, TensorBoard events, the loss curve."""
 
 import logging
+import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ logger = logging.getLogger(__name__)
 class RunReport:
     """Writes the records of a run, on rank 0.
 
-    A line of the training loop:  {"step", "epoch", "lr", "loss", "grad_norm", "data_time", "images_per_s", "tokens_per_s", …}
+    A line of the training loop:  {"step", "epoch", "lr", "loss", "grad_norm", "skipped", "spikes", "bad_samples", "data_time", …}
     A line at an epoch's end:     {"step", "epoch", "train_lr", "train_loss", "val_loss", …}
     """
 
@@ -40,7 +42,7 @@ class RunReport:
         """Write a line of the training loop; speeds are averages since the last one."""
         seconds = max(time.perf_counter() - self._since, 1e-9)
         memory = max_memory_mib()
-        record: dict[str, Any] = {"step": step, "epoch": epoch, **values}
+        record: dict[str, Any] = {"step": step, "epoch": epoch, **{name: _json_number(value) for name, value in values.items()}}
         record |= {"images_per_s": round(self._images / seconds, 3), "tokens_per_s": round(self._tokens / seconds, 1)}
         if memory is not None:
             record["max_mem_mib"] = round(memory)
@@ -53,17 +55,18 @@ class RunReport:
         self.log.write({"step": step, "epoch": epoch, **values})
         self._send(step, values, prefix="epoch/")
 
-    def _send(self, step: int, values: dict[str, float], *, prefix: str) -> None:
+    def _send(self, step: int, values: Mapping[str, float | None], *, prefix: str) -> None:
         if self.events is not None:
             for name, value in values.items():
-                self.events.add_scalar(prefix + name, value, step)
+                if value is not None:
+                    self.events.add_scalar(prefix + name, value, step)
             self.events.flush()
 
     @main_process
     def plot_losses(self) -> None:
         """Draw the training loss over steps, and the validation loss over epochs, to loss.png."""
         records = self.log.read()
-        steps = [(record["step"], record["loss"]) for record in records if "loss" in record and "step" in record]
+        steps = [(record["step"], record["loss"]) for record in records if record.get("loss") is not None and "step" in record]
         valid = [(record["step"], record["val_loss"]) for record in records if "val_loss" in record]
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
@@ -77,6 +80,11 @@ class RunReport:
         with atomic_path(self.output_dir / "loss.png") as temporary:
             figure.savefig(temporary, dpi=120, format="png")
         logger.info("The loss curve is in %s", self.output_dir / "loss.png")
+
+
+def _json_number(value: float) -> float | None:
+    """null in log.txt for what is not finite: JSON has no word for it."""
+    return value if math.isfinite(value) else None
 
 
 def _summary_writer(output_dir: Path) -> Any:

@@ -2,41 +2,57 @@
 
 import datetime
 import logging
+import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 from torch.nn.parallel import DistributedDataParallel
 
 from xraygpt import __version__
-from xraygpt.common.checkpoint import load_checkpoint, load_trainable_state, newest_checkpoint, save_checkpoint, trainable_state
+from xraygpt.common.checkpoint import load_checkpoint, load_trainable_state
+from xraygpt.common.checkpoint_folder import CheckpointFolder
 from xraygpt.common.config import Config
 from xraygpt.common.dist_utils import (
     all_gather_objects,
-    barrier,
+    all_reduce_sum,
     broadcast_object,
+    decided_by_main,
     get_rank,
     get_world_size,
     is_main_process,
     main_process,
     resolve_device,
 )
-from xraygpt.common.errors import CheckpointError, ConfigError
+from xraygpt.common.errors import ConfigError
 from xraygpt.common.files import write_json, write_text
 from xraygpt.common.logger import MetricLogger, RunLog, max_memory_mib
+from xraygpt.common.loss_watch import LossWatch
 from xraygpt.common.optims import build_adamw
 from xraygpt.common.registry import registry
 from xraygpt.common.run_config import RunConfig
 from xraygpt.common.seed import seed_everything
-from xraygpt.common.updater import Updater, UpdateStats
+from xraygpt.common.signals import StoppedEarly, UntilStopped, stop_requested
+from xraygpt.common.updater import NonFiniteError, Updater, UpdateStats
 from xraygpt.datasets.dataloaders import build_eval_loader, build_train_iterator, in_turns
+from xraygpt.runners.checkpointer import Checkpointer
+from xraygpt.runners.failures import BadSampleList, TooManyBadSamplesError, write_dump
+from xraygpt.runners.resuming import Continuation, Resumed, find_checkpoint, restarted
 from xraygpt.runners.run_report import RunReport
+from xraygpt.runners.run_state import Progress, RunFacts, RunState, data_identity
 
 logger = logging.getLogger(__name__)
 
 
 def new_job_id(run_cfg: Any) -> str:
-    """`run.job_id`, or the time of the start, the same on every rank."""
+    """`run.job_id`, or the time of the start, the same on every rank.
+
+    Raises:
+        ConfigError: there is no job_id, and a launcher that starts the run again could not find its folder.
+    """
+    if not run_cfg.job_id and (restarted() or int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) > 0):
+        raise ConfigError("A run that is started again by itself (torchrun --max-restarts, SLURM requeue) needs a name: set run.job_id.")
     return run_cfg.job_id or broadcast_object(datetime.datetime.now().strftime("%Y%m%d%H%M%S"))
 
 
@@ -65,15 +81,33 @@ class RunnerBase:
         self.output_dir = Path(self.run_cfg.output_dir).expanduser().absolute() / job_id
         self.log = RunLog(self.output_dir / "log.txt")
         self.report = RunReport(self.log, self.output_dir, tensorboard=self.run_cfg.tensorboard)
-        self.start_epoch, self.start_iter, self.best = 0, 0, {"agg_metrics": -float("inf"), "loss": float("inf"), "epoch": -1}
-        self.meters: dict[str, list[float]] | None = None
-        resume_from = self._prepare_output_dir()
-        if self.run_cfg.evaluate:
+        self.folder = CheckpointFolder(self.output_dir, keep_step_checkpoints=self.run_cfg.keep_step_checkpoints)
+        facts = RunFacts(
+            config=cfg.to_dict(),
+            data=data_identity(cfg.datasets_cfg, datasets),
+            llm=self.model.identity(),
+            llm_differences=self.model.identity_differences,
+        )
+        run = self.run_cfg
+        resumed = None if run.evaluate else find_checkpoint(self.folder, run.resume_ckpt_path, facts, allow=run.resume_allow)
+        decided_by_main(lambda: self._prepare_output_dir(resumed))
+        registry.register_path("output_dir", str(self.output_dir), overwrite=True)
+        registry.register_path("result_dir", str(self.output_dir / "result"), overwrite=True)
+        if run.evaluate:
             return
-        self.iters_per_epoch = self.run_cfg.iters_per_epoch or self._one_pass()
+        going_on = resumed.continuation if resumed else Continuation()
+        self.iters_per_epoch = going_on.iters_per_epoch or run.iters_per_epoch or self._one_pass()
+        self.warmup_steps = run.warmup_steps if going_on.warmup_steps is None else going_on.warmup_steps
         self.updater = self._build_updater()
-        if resume_from is not None:
-            self._load_checkpoint(resume_from)
+        self.state = RunState(
+            model=self.model, updater=self.updater, facts=facts, iters_per_epoch=self.iters_per_epoch, warmup_steps=self.warmup_steps
+        )  # fmt: skip
+        if resumed is not None:
+            self._continue_from(resumed)
+        self.saved = self.state.progress
+        self.checkpointer = self._build_checkpointer()
+        self.bad_samples = BadSampleList(self.output_dir, max_share=run.max_bad_share)
+        self.bad_samples.note_left_out(self._train_datasets())
         self.train_loader = self._build_train_loader()
 
     # Building --------------------------------------------------------------------------------------------------
@@ -88,31 +122,32 @@ class RunnerBase:
             raise ConfigError(f"No dataset has the split {', '.join(empty)} that run.*_splits ask for. There are: {has}.")
         return by_split
 
-    def _prepare_output_dir(self) -> Path | None:
-        """Make the run's folder, and return the checkpoint to resume from, if any.
+    def _prepare_output_dir(self, resumed: Resumed | None) -> None:
+        """Make the run's folder, on rank 0. A finished or running job is not written over.
 
-        A finished or running job is not written over. "auto" starts anew one that was interrupted before its first checkpoint.
+        Raises:
+            ConfigError: there is a run in the folder which this one does not continue, or the folder cannot be written to.
         """
-        resume = self.run_cfg.resume_ckpt_path
-        resume_from = newest_checkpoint(self.output_dir) if resume == "auto" else Path(resume).expanduser() if resume else None
-        fresh = resume_from is None or resume_from.absolute().parent != self.output_dir
-        if fresh and resume != "auto" and not self.run_cfg.evaluate and self.log.path.exists():
+        fresh = resumed is None or resumed.path.absolute().parent != self.output_dir
+        on_purpose = self.run_cfg.resume_ckpt_path == "auto" or restarted()  # anew, if it was interrupted before its first checkpoint
+        if fresh and not on_purpose and not self.run_cfg.evaluate and self.log.path.exists():
             raise ConfigError(
-                f"{self.output_dir} already holds a run. Continue it with run.resume_ckpt_path=auto, choose another run.job_id, "
+                f"{self.output_dir} already holds a run. Continue it with --resume auto, choose another run.job_id, "
                 "or move the folder away."
             )
-        barrier()  # Every rank has looked before rank 0 writes.
-        if is_main_process():
+        try:
             (self.output_dir / "result").mkdir(parents=True, exist_ok=True)
-            if not self.run_cfg.evaluate:
-                write_text(self.output_dir / "config.yaml", self.config.to_yaml())
-                if fresh:
-                    self.log.clear()
-                    self.log.write({"config": self.config.to_dict(), "version": __version__, "job_id": self.job_id})
-        registry.register_path("output_dir", str(self.output_dir), overwrite=True)
-        registry.register_path("result_dir", str(self.output_dir / "result"), overwrite=True)
-        barrier()
-        return resume_from
+            if self.run_cfg.evaluate:
+                return
+            write_text(self.output_dir / "config.yaml", self.config.to_yaml())
+            self.folder.begin(resumed.path if resumed else None)
+            if fresh:
+                self.log.clear()
+                self.log.write({"config": self.config.to_dict(), "version": __version__, "job_id": self.job_id})
+        except OSError as error:
+            raise ConfigError(
+                f"The run's folder {self.output_dir} cannot be written to: {error}. Free or mend it, or set run.output_dir."
+            ) from error
 
     def _train_datasets(self) -> list[Any]:
         return [dataset for split in self.run_cfg.train_splits for dataset in self.splits[split]]
@@ -133,7 +168,7 @@ class RunnerBase:
             iters_per_epoch=self.iters_per_epoch,
             init_lr=run.init_lr,
             min_lr=run.min_lr,
-            warmup_steps=run.warmup_steps,
+            warmup_steps=self.warmup_steps,
             warmup_start_lr=run.warmup_lr,
             decay_rate=run.lr_decay_rate,
         )
@@ -147,6 +182,18 @@ class RunnerBase:
             accum_grad_iters=run.accum_grad_iters,
             max_grad_norm=run.max_grad_norm,
             max_nonfinite_steps=run.max_nonfinite_steps,
+            wishes=lambda: (stop_requested(), self.checkpointer.due_by_time()),
+            loss_watch=LossWatch(window=run.spike_window, factor=run.spike_factor),
+        )
+
+    def _build_checkpointer(self) -> Checkpointer:
+        return Checkpointer(
+            folder=self.folder,
+            state=self.state.state_dict,
+            every_iters=self.run_cfg.save_every_iters,
+            every_minutes=self.run_cfg.save_every_minutes,
+            accum_grad_iters=self.run_cfg.accum_grad_iters,
+            retry_minutes=self.run_cfg.save_retry_minutes,
         )
 
     def _build_train_loader(self) -> Any:
@@ -157,8 +204,10 @@ class RunnerBase:
             seed=self.run_cfg.seed,
             rank=get_rank(),
             world_size=get_world_size(),
-            start_iteration=self.start_epoch * self.iters_per_epoch + self.start_iter,
+            start_iteration=self.state.step,
             pin_memory=self.cuda_enabled,
+            on_bad_sample=self.run_cfg.on_bad_sample,
+            timeout_s=60 * self.run_cfg.dist_timeout_minutes,
         )
 
     # Running ---------------------------------------------------------------------------------------------------
@@ -169,33 +218,34 @@ class RunnerBase:
         if self.run_cfg.evaluate:
             self.evaluate("evaluate")
             return
-        for epoch in range(self.start_epoch, self.run_cfg.max_epoch):
-            stats = self.train_epoch(epoch)
-            record: dict[str, Any] = {f"train_{name}": value for name, value in stats.items()}
-            for split in self.run_cfg.valid_splits:
-                metrics = self.eval_epoch(split, epoch)
-                logger.info("%s [%d]: %s", split, epoch, "  ".join(f"{name}: {value:.4f}" for name, value in metrics.items()))
-                record |= {f"{split}_{name}": value for name, value in metrics.items()}
-                if split == "val":
-                    self._note_best(metrics, epoch)
-            self._finish_epoch(epoch, record)
-        self.report.plot_losses()
-        tested = self.evaluate("best" if self.best["epoch"] >= 0 else "last") if self.run_cfg.test_splits else {}
+        try:
+            self._stop_if_told()
+            for epoch in range(self.state.progress.epoch, self.run_cfg.max_epoch):
+                self._run_epoch(epoch)
+            self.checkpointer.finish()
+            self.report.plot_losses()
+            tested = self.evaluate("best" if self.state.best["epoch"] >= 0 else "last") if self.run_cfg.test_splits else {}
+        finally:
+            self.train_loader.close()  # ends its processes
+            self.checkpointer.wait()
         self._write_summary(tested, seconds=time.monotonic() - start)
 
-    def _note_best(self, metrics: dict[str, float], epoch: int) -> None:
-        if "agg_metrics" not in metrics:
-            logger.warning("Epoch %d cannot become the best: what chooses it (run.agg_metric) had nothing to measure.", epoch)
-            return
-        best = {"agg_metrics": metrics["agg_metrics"], "loss": metrics.get("loss", float("inf")), "epoch": epoch}
-        # Models that write the same report for every image tie; of them the one with the lowest loss is kept.
-        if (best["agg_metrics"], -best["loss"]) > (self.best["agg_metrics"], -self.best.get("loss", float("inf"))):
-            self.best = best
+    def _run_epoch(self, epoch: int) -> None:
+        """Train, validate, log, save."""
+        stats = self.train_epoch(epoch)
+        self.checkpointer.wait()  # evaluation starts processes, and a fork wants no other thread at work
+        record: dict[str, Any] = {f"train_{name}": value for name, value in stats.items()}
+        for split in self.run_cfg.valid_splits:
+            metrics = self.eval_epoch(split, epoch)
+            logger.info("%s [%d]: %s", split, epoch, "  ".join(f"{name}: {value:.4f}" for name, value in metrics.items()))
+            record |= {f"{split}_{name}": value for name, value in metrics.items()}
+            if split == "val":
+                self.state.note_best(metrics, epoch)
+        self._finish_epoch(epoch, record)
+        self._stop_if_told()
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train one epoch, from where a resumed run stands; returns the averages of learning rate and loss."""
-        start_iter = self.start_iter if epoch == self.start_epoch else 0
-        meters = self.meters if epoch == self.start_epoch else None
         first_step = epoch * self.iters_per_epoch
         self.report.start_clock()
 
@@ -206,19 +256,25 @@ class RunnerBase:
         def on_update(i: int, lr: float, stats: UpdateStats, metric_logger: MetricLogger) -> None:
             self._after_update(epoch, i, lr, stats, metric_logger)
 
-        return self.task.train_epoch(
-            epoch,
-            model=self.train_model,
-            data_loader=self.train_loader,
-            updater=self.updater,
-            cuda_enabled=self.cuda_enabled,
-            log_freq=self.run_cfg.log_freq,
-            start_iter=start_iter,
-            meters=meters,
-            before_step=before_step,
-            on_update=on_update,
-            progress_bar=self.run_cfg.progress_bar,
-        )
+        try:
+            return self.task.train_epoch(
+                epoch,
+                model=self.train_model,
+                data_loader=self.train_loader,
+                updater=self.updater,
+                cuda_enabled=self.cuda_enabled,
+                log_freq=self.run_cfg.log_freq,
+                start_iter=self.state.progress.iteration,
+                meters=self.state.progress.meters,
+                before_step=before_step,
+                on_update=on_update,
+                progress_bar=self.run_cfg.progress_bar,
+            )
+        except (NonFiniteError, TooManyBadSamplesError) as error:  # on all ranks at the same update
+            self._save_step()
+            if isinstance(error, NonFiniteError):
+                write_dump(error, folder=self.output_dir, config=self.config.to_dict(), model=self.model, updater=self.updater)
+            raise
 
     def _after_update(self, epoch: int, i: int, lr: float, stats: UpdateStats, metric_logger: MetricLogger) -> None:
         """Log and save where their turn has come; with accumulation, at the update that the turn falls into."""
@@ -228,13 +284,25 @@ class RunnerBase:
             logger.warning(warning)
         if i % self.run_cfg.log_freq < accum or i == self.iters_per_epoch - 1:
             waited = metric_logger.data_time.value
-            self.report.log_step(step=step, epoch=epoch, lr=lr, loss=stats.loss, grad_norm=stats.grad_norm, data_time=waited)
-        save_every = self.run_cfg.save_every_iters
-        if save_every and (i + 1) % save_every < accum and i + 1 < self.iters_per_epoch:
-            self._save_checkpoint("last", finished_epoch=epoch - 1, iteration=i + 1, meters=metric_logger.state_dict())
+            numbers = {"lr": lr, "loss": stats.loss, "grad_norm": stats.grad_norm, **self.updater.counts, "data_time": waited}
+            self.report.log_step(step=step, epoch=epoch, **numbers)
+        self.state.progress = Progress(epoch, i + 1, metric_logger.state_dict())
+        seen = (step + 1) * self.run_cfg.batch_size_train * get_world_size()
+        self.bad_samples.note(stats.bad_samples, total=self.updater.counts["bad_samples"], seen=seen)
+        due = stats.save or self.checkpointer.due_after(i)
+        unfinished = i + 1 < self.iters_per_epoch or bool(self.run_cfg.valid_splits)  # else the epoch's own checkpoint comes now
+        if stats.stop:
+            self._save_and_stop()
+        if due and unfinished:
+            self._save_step()
+        self.checkpointer.retry()
 
     def eval_epoch(self, split: str, epoch: int | str) -> dict[str, float]:
-        """Evaluate the model as it is on a split, all ranks together; the numbers are the same on each."""
+        """Evaluate the model as it is on a split, all ranks together; the numbers are the same on each.
+
+        Raises:
+            StoppedEarly: the run was told to stop. A validation is then done anew when it goes on.
+        """
         shared = self.run_cfg.use_dist_eval_sampler
         rank, world_size = (get_rank(), get_world_size()) if shared else (0, 1)
         batches = self.task.before_evaluation(self.model, self.splits[split], split_name=split, epoch=epoch)
@@ -243,14 +311,19 @@ class RunnerBase:
             batches=batches[rank::world_size],
             num_workers=self.run_cfg.num_workers,
             pin_memory=self.cuda_enabled,
+            timeout_s=60 * self.run_cfg.dist_timeout_minutes,
         )
-        own = self.task.evaluation(
-            self.model,
-            loader,
-            cuda_enabled=self.cuda_enabled,
-            header=f"Evaluation: {split} [{epoch}]",
-            progress_bar=self.run_cfg.progress_bar,
-        )
+        seed_everything(self.run_cfg.seed, get_rank())  # sampled reports are then the same after an interruption
+        own: list[list[dict[str, Any]]] = []
+        with suppress(StoppedEarly):  # the other ranks must hear of it first
+            own = self.task.evaluation(
+                self.model,
+                UntilStopped(loader),
+                cuda_enabled=self.cuda_enabled,
+                header=f"Evaluation: {split} [{epoch}]",
+                progress_bar=self.run_cfg.progress_bar,
+            )
+        self._stop_if_told()
         by_batch = in_turns(all_gather_objects(own)) if shared else own
         return self.task.after_evaluation([row for rows in by_batch for row in rows], split_name=split, epoch=epoch)
 
@@ -271,54 +344,53 @@ class RunnerBase:
     # Checkpoints -----------------------------------------------------------------------------------------------
 
     def _finish_epoch(self, epoch: int, record: dict[str, Any]) -> None:
-        """Log, then save: a run that resumes from the epoch's checkpoint finds its line and its checkpoint_best.pth."""
-        if self.best["epoch"] >= 0:
-            record["best_epoch"] = self.best["epoch"]
+        """Log, then save: a run that resumes from the epoch's checkpoint finds its line."""
+        if self.state.best["epoch"] >= 0:
+            record["best_epoch"] = self.state.best["epoch"]
         self.report.log_epoch(step=(epoch + 1) * self.iters_per_epoch - 1, epoch=epoch, **record)
-        if self.best["epoch"] == epoch:
-            self._save_checkpoint("best", finished_epoch=epoch, iteration=0)
-        self._save_checkpoint(str(epoch), finished_epoch=epoch, iteration=0)
-        barrier()
+        self.state.progress = Progress(epoch + 1)
+        self._save(str(epoch), best=self.state.best["epoch"] == epoch)
 
-    @main_process
-    def _save_checkpoint(self, name: str, *, finished_epoch: int, iteration: int, meters: dict[str, list[float]] | None = None) -> None:
-        state = {
-            "model": trainable_state(self.model),
-            **self.updater.state_dict(),
-            "config": self.config.to_dict(),
-            "epoch": finished_epoch,
-            "iteration": iteration,
-            "meters": meters,
-            "best": self.best,
-            "llm": self.model.identity(),
-            "version": __version__,
-        }
-        save_checkpoint(self.output_dir / f"checkpoint_{name}.pth", state)
+    def _save(self, name: str, *, best: bool = False) -> None:
+        self.checkpointer.save(name, best=best)
+        self.saved = self.state.progress
 
-    def _load_checkpoint(self, path: Path) -> None:
-        """Continue exactly where the checkpoint was written: parameters, optimizer, scaler, position, best metric, averages."""
-        state = load_checkpoint(path)
-        if absent := {"model", "optimizer", "epoch"} - state.keys():
-            raise CheckpointError(
-                f"{path} is no checkpoint of a run: it has no {', '.join(sorted(absent))}. "
-                "To start from its weights, give it as model.ckpt."
-            )
-        load_trainable_state(self.model, state["model"], path)
-        self.updater.load_state_dict(state)
-        self.start_epoch, self.start_iter = state["epoch"] + 1, state.get("iteration", 0)
-        self.meters = state.get("meters")
-        if path.absolute().parent == self.output_dir:  # the best epoch of another run has no checkpoint in this folder
-            self.best = state["best"]
-        step = self.start_epoch * self.iters_per_epoch + self.start_iter
-        self.log.rewind(step)
-        logger.info("Resumed from %s at epoch %d, iteration %d.", path, self.start_epoch, self.start_iter)
+    def _save_step(self) -> None:
+        self._save(f"step{self.state.step}")
+
+    def _stop_if_told(self) -> None:
+        """Outside the steps, where nothing else travels between the ranks: stop if any of them was told to."""
+        if all_reduce_sum([stop_requested()], self.device)[0] > 0:
+            self._save_and_stop()
+
+    def _save_and_stop(self) -> None:
+        """Save what is not saved yet, and wait until it is.
+
+        Raises:
+            StoppedEarly: always, on every rank; or a CheckpointError, if saving failed.
+        """
+        if not self.run_cfg.evaluate:
+            if self.state.progress != self.saved:
+                self._save_step()
+            self.checkpointer.finish()
+        raise StoppedEarly
+
+    def _continue_from(self, resumed: Resumed) -> None:
+        """Take over the state of a checkpoint, and the best epoch and the log if they are in this folder."""
+        state, scale = resumed.state, resumed.continuation.scale
+        self.state.load_state_dict(state, resumed.path, scale=scale)
+        here = resumed.path.absolute().parent == self.output_dir
+        best = state.get("best")
+        if here and best and decided_by_main(lambda: self.folder.holds_best(best["epoch"])):
+            self.state.best = best
+        self.log.rewind(state.get("step", self.state.step), finished_epochs=state["epoch"] + 1, scale=scale)
 
     @main_process
     def _write_summary(self, tested: dict[str, dict[str, float]], *, seconds: float) -> None:
         """summary.json is written last: where it is, the run is complete."""
         summary = {
             "job_id": self.job_id,
-            "best": self.best if self.best["epoch"] >= 0 else None,
+            "best": self.state.best if self.state.best["epoch"] >= 0 else None,
             "test": tested,
             "seconds": round(seconds, 1),
         }

@@ -8,10 +8,7 @@ from PIL import Image
 
 from xraygpt.common.errors import DataError
 from xraygpt.processors import open_image
-from xraygpt.processors.dicom_io import DicomOptions, is_dicom, read_dicom
 from xraygpt.serving.api_limits import invalid
-
-_SIGNATURE_BYTES = 132
 
 
 def open_data_uri(uri: str, *, param: str, max_pixels: int) -> Image.Image:
@@ -35,21 +32,8 @@ def open_data_uri(uri: str, *, param: str, max_pixels: int) -> Image.Image:
     except (binascii.Error, ValueError):
         raise invalid("The data URI is damaged: what follows the comma is not base64.", param=param, code="invalid_image_url") from None
     try:
-        return _open(content, name=param, max_pixels=max_pixels)
+        stream = BytesIO(content)
+        stream.name = param  # what errors call it
+        return open_image(stream, max_pixels=max_pixels)
     except DataError as error:
         raise invalid(str(error), param=param, code="invalid_image") from None
-
-
-def _open(content: bytes, *, name: str, max_pixels: int) -> Image.Image:
-    if is_dicom(content[:_SIGNATURE_BYTES]):
-        return read_dicom(content, name=name, max_pixels=max_pixels, options=DicomOptions())
-    stream = BytesIO(content)
-    stream.name = name  # what `open_image` calls it in errors
-    try:
-        width, height = Image.open(stream, formats=("PNG", "JPEG")).size
-    except Exception:  # whatever is wrong with it, `open_image` says so
-        width = height = 0
-    if width * height > max_pixels:
-        raise DataError(f"{name}: {width} x {height} pixels; at most {max_pixels} are decoded here. Scale the image down.")
-    stream.seek(0)
-    return open_image(stream)

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from torch import Tensor
 
 from xraygpt.common.checkpoint import load_checkpoint
 from xraygpt.common.config import Config
-from xraygpt.common.errors import CheckpointError, ConfigError, DataError
+from xraygpt.common.errors import CheckpointError, ConfigError, DataError, first_line
 from xraygpt.models.generation import GeneratedText
 from xraygpt.processors import Concern, open_image, refusal
 from xraygpt.serving.pipeline import ReportPipeline
@@ -159,17 +160,21 @@ def _read_yaml(path: Path, options: Sequence[str]) -> Config:
 def _read_stored(path: Path, options: Sequence[str]) -> Config:
     """The configuration in a checkpoint, with the checkpoint itself loaded after those that it was trained from."""
     stored = load_checkpoint(path).get("config")
-    if not isinstance(stored, dict) or "model" not in stored:
+    if not (isinstance(stored, dict) and isinstance(stored.get("model"), dict) and isinstance(stored.get("run", {}), dict)):
         raise CheckpointError(
             f"{path} holds weights but no configuration, so that the model around them is not known. Give a YAML that names the file: "
             f"load_model('eval_configs/xraygpt.yaml', options=['model.ckpt={path}'])."
         )
+    _refuse_stored_imports(stored, path, options)
     earlier = stored["model"].get("ckpt") or []
-    files = [*([earlier] if isinstance(earlier, str) else earlier), str(path)]
+    files = [*(earlier if isinstance(earlier, list) else [earlier]), str(path)]
     stored = {**stored, "model": {**stored["model"], "ckpt": files}}
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "config.yaml"
-        OmegaConf.save(OmegaConf.create(stored), written)
+        try:
+            OmegaConf.save(OmegaConf.create(stored), written)
+        except OmegaConfBaseException as error:
+            raise CheckpointError(f"The configuration in {path} is damaged: {first_line(error)}") from error
         try:
             cfg = _read_yaml(written, options)
         except ConfigError as error:
@@ -180,6 +185,16 @@ def _read_stored(path: Path, options: Sequence[str]) -> Config:
             ) from None
     cfg.cfg_path = str(path)
     return cfg
+
+
+def _refuse_stored_imports(stored: dict[str, Any], path: Path, options: Sequence[str]) -> None:
+    """A file of weights must not decide which code is run: the modules that its training imported are named again by the user."""
+    modules = stored.get("run", {}).get("imports")
+    if modules and not any(option.startswith("run.imports") for option in options):
+        raise ConfigError(
+            f"{path} asks for the modules {modules}, and importing them runs their code. If you know and trust them, name them: "
+            f"load_model(…, options=['run.imports={modules}'])."
+        )
 
 
 def _refuse(image: str | Path | Image.Image, concerns: Sequence[Concern]) -> None:

@@ -77,7 +77,8 @@ def save_chat(path: Path, record: Mapping[str, Any]) -> None:
     if path.exists():
         raise DataError(f"{path} exists already. Choose another name.")
     try:
-        write_text(path, WRITERS[path.suffix.lower()](record))
+        text = WRITERS[path.suffix.lower()](record)
+        write_text(path, text.encode(errors="replace").decode())  # a file name may hold bytes that are no character
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}.") from error
 

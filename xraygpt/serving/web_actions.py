@@ -89,9 +89,7 @@ class PageActions:
         try:
             stream = BytesIO(read_content(path, "The upload"))
             stream.name = "The file"  # what errors and the log call it: its own name may be that of a patient
-            film = open_image(stream)
-            if film.width * film.height > MAX_PIXELS:
-                raise DataError(f"{film.width} x {film.height} pixels; the page takes at most {MAX_PIXELS}. Scale the image down.")
+            film = open_image(stream, max_pixels=MAX_PIXELS)
             workspace.open(film, path.name)
         except DataError as error:
             return screen_of(workspace, message=str(error))

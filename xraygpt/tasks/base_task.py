@@ -10,12 +10,14 @@ from torch import nn
 from xraygpt.common.config import Config, builder_name
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.logger import MetricLogger, SmoothedValue
+from xraygpt.common.rank_watch import note_progress
 from xraygpt.common.registry import registry
 from xraygpt.common.updater import Updater, UpdateStats
 from xraygpt.datasets.builders import BaseDatasetBuilder
 from xraygpt.datasets.data_utils import prepare_sample
-from xraygpt.datasets.dataloaders import split_into_batches
+from xraygpt.datasets.dataloaders import SKIP, split_into_batches
 from xraygpt.models import BaseModel
+from xraygpt.tasks.out_of_memory import IN_EVALUATION, IN_TRAINING, sizes_named
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,11 @@ class BaseTask:
 
     def __init__(self, cfg: Config) -> None:
         self.cfg = cfg
+        self.tolerates: Callable[[str], bool] = self._is_skipped_where_bad
+        """Whether annotations of a split that cannot be used are left out of its datasets, rather than an error."""
+
+    def _is_skipped_where_bad(self, split: str) -> bool:
+        return self.cfg.run_cfg.on_bad_sample == SKIP and split in self.cfg.run_cfg.train_splits
 
     @classmethod
     def setup_task(cls, cfg: Config) -> "BaseTask":
@@ -47,6 +54,7 @@ class BaseTask:
         for key, dataset_config in cfg.datasets_cfg.items():
             name = str(key)
             builder: BaseDatasetBuilder = registry.get_builder_class(builder_name(name, dataset_config))(dataset_config)
+            builder.tolerates = self.tolerates
             datasets[name] = builder.build_datasets()
             sizes = ", ".join(f"{split} {len(dataset)}" for split, dataset in datasets[name].items())
             logger.info("Dataset %s: %s", name, sizes)
@@ -118,19 +126,26 @@ class BaseTask:
         """The training loop; there is no other."""
         model.train()
         for i in metric_logger.log_every(iterations, log_freq, header=f"Train: data epoch: [{epoch}]"):
+            step = epoch * updater.iters_per_epoch + i
+            note_progress("waiting for data", step=step)
             with metric_logger.data_wait():
                 samples = next(data_loader)
+            note_progress("computing", step=step)
             samples = prepare_sample(samples, cuda_enabled=cuda_enabled)
             before_step(i)
             lr = updater.schedule(epoch, i)
-            with updater.gradient_sync(i):
-                with updater.autocast():
-                    loss, num_tokens = self.train_step(model=model, samples=samples)
-                updater.backward(loss, num_tokens, samples.get("sample_id", []))
-            if updater.completes_group(i):
-                stats = updater.update(step=epoch * updater.iters_per_epoch + i)
-                metric_logger.update(lr=lr, loss=stats.loss)
+            with sizes_named(model, samples, IN_TRAINING):
+                with updater.gradient_sync(i):
+                    with updater.autocast():
+                        loss, num_tokens = self.train_step(model=model, samples=samples)
+                    updater.backward(loss, num_tokens, samples)
+                stats = updater.update(step) if updater.completes_group(i) else None
+            if stats is not None:
+                if not stats.skipped:
+                    metric_logger.update(lr=lr, loss=stats.loss)
                 on_update(i, lr, stats, metric_logger)
+                updater.require_progress()
+        note_progress("finishing the epoch")
         logger.info("Averaged stats: %s", "  ".join(f"{name}: {value:.6f}" for name, value in metric_logger.averages().items()))
         return metric_logger.averages()
 
@@ -166,7 +181,8 @@ class BaseTask:
         for _ in metric_logger.log_every(range(len(data_loader)), log_freq=max(1, len(data_loader) // 5), header=header):
             with metric_logger.data_wait():
                 samples = next(batches)
-            results.append(self.valid_step(model=model, samples=prepare_sample(samples, cuda_enabled=cuda_enabled)))
+            with sizes_named(model, samples, IN_EVALUATION):
+                results.append(self.valid_step(model=model, samples=prepare_sample(samples, cuda_enabled=cuda_enabled)))
         return results
 
 

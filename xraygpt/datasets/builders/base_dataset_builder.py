@@ -1,6 +1,6 @@
 """From a dataset's configuration block to its datasets, one a split."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -52,6 +52,8 @@ class BaseDatasetBuilder:
 
     def __init__(self, cfg: Any) -> None:
         self.config = cfg
+        self.tolerates: Callable[[str], bool] = lambda split: False
+        """Whether annotations of a split that cannot be used are left out (and kept as the dataset's `bad_annotations`) or an error."""
 
     @classmethod
     def default_config_path(cls, type: str = "default") -> str | None:

@@ -1,12 +1,14 @@
 """Builders of datasets of images with one text each, over one prepared folder."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import ANNOTATIONS_NAME
 from xraygpt.common.registry import registry
+from xraygpt.datasets.bad_samples import BadSample
 from xraygpt.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from xraygpt.datasets.datasets import CaptionDataset, MIMICDataset, OpenIDataset
 from xraygpt.datasets.preparation.splits import require_no_leakage
@@ -27,9 +29,10 @@ class ImageTextPairBuilder(BaseDatasetBuilder):
             DataError: the folder is not a prepared one, or a subject or study stands in two of its splits.
         """
         storage = Path(self.config.storage).expanduser()
-        annotations = load_annotations(storage / ANNOTATIONS_NAME)
+        bad: dict[str, list[BadSample]] = {}
+        annotations = load_annotations(storage / ANNOTATIONS_NAME, tolerates=self.tolerates, bad=bad)
         require_no_leakage(annotations, str(storage))
-        by_split: dict[str, list[dict[str, Any]]] = {}
+        by_split: dict[str, list[dict[str, Any]]] = {split: [] for split in bad}
         for ann in annotations:
             by_split.setdefault(ann.get("split", "train"), []).append(ann)
         datasets = {}
@@ -42,6 +45,7 @@ class ImageTextPairBuilder(BaseDatasetBuilder):
                 annotations=of_split,
                 sample_ratio=self.config.sample_ratio if split == "train" else None,
             )
+            datasets[split].bad_annotations = bad.get(split, [])
         return datasets
 
 
@@ -74,12 +78,20 @@ class FolderBuilder(ImageTextPairBuilder):
     DATASET_CONFIG_DICT: ClassVar = {"folder": "configs/datasets/folder/defaults.yaml"}
 
 
-def load_annotations(path: Path, *, captions_required: bool = True) -> list[dict[str, Any]]:
+def load_annotations(
+    path: Path,
+    *,
+    captions_required: bool = True,
+    tolerates: Callable[[str], bool] = lambda split: False,
+    bad: dict[str, list[BadSample]] | None = None,
+) -> list[dict[str, Any]]:
     """The annotations of a prepared folder, checked.
 
     Args:
         path: its `filter_cap.json`.
         captions_required: off for images without texts, which a model may describe but not learn from; captions are then not checked.
+        tolerates: whether annotations of a split that cannot be used are left out, rather than an error.
+        bad: gets those that were left out, by split; one that names none is for training, as everywhere.
 
     Raises:
         DataError: the file is missing or not JSON, or an annotation lacks a text "image_id" or "caption", or names a path outside.
@@ -89,23 +101,39 @@ def load_annotations(path: Path, *, captions_required: bool = True) -> list[dict
         annotations = json.loads(path.read_text(encoding="utf-8"))["annotations"]
     except FileNotFoundError:
         raise DataError(f"There is no {path.name} in {path.parent.absolute()}: it is not a prepared folder. See docs/data.md.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f'{path} must be JSON of the form {{"annotations": [...]}}: {error!r}') from error
     if not isinstance(annotations, list):
         raise DataError(f'{path}: "annotations" must be a list, not {type(annotations).__name__}.')
     if captions_required and annotations and not any(isinstance(ann, dict) and "caption" in ann for ann in annotations):
         raise DataError(f"{path}: images without texts. Such a folder is for xraygpt generate; training and scoring need texts.")
-    problems = [f"annotation {i}: {problem}" for i, ann in enumerate(annotations) if (problem := _problem_of(ann, required))]
-    if problems:
-        raise DataError(f"{path}: {len(problems)} of {len(annotations)} annotations cannot be used:\n  " + "\n  ".join(problems[:10]))
-    return annotations
+    good, refused = [], []
+    for i, ann in enumerate(annotations):
+        problem = _problem_of(ann, required)
+        split = str(ann.get("split", "train")) if isinstance(ann, dict) else "train"
+        if not problem:
+            good.append(ann)
+        elif bad is not None and tolerates(split):
+            bad.setdefault(split, []).append(BadSample(f"annotation {i}", str(path), problem))
+        else:
+            refused.append(f"annotation {i}: {problem}")
+    if refused:
+        raise DataError(f"{path}: {len(refused)} of {len(annotations)} annotations cannot be used:\n  " + "\n  ".join(refused[:10]))
+    return good
 
 
 def _problem_of(ann: Any, required: tuple[str, ...]) -> str:
     if not isinstance(ann, dict):
-        return f"expected an object, got {ann!r:.60}"
+        return f"expected an object, got {_in_words(ann)}"
     for key in required:
         if not isinstance(ann.get(key), str) or not ann[key].strip():
-            return f'"{key}" must be a non-empty text, got {ann.get(key)!r:.60}'
+            return f'"{key}" must be a non-empty text, got {_in_words(ann.get(key))}'
+    if not isinstance(ann.get("split", "train"), str):
+        return f'"split" must be a text, got {_in_words(ann["split"])}'
     image_id = Path(ann["image_id"])
     return '"image_id" leaves the image folder' if image_id.is_absolute() or ".." in image_id.parts else ""
+
+
+def _in_words(value: Any) -> str:
+    """What a value is, without what it says: it may be a report, and messages go to the log."""
+    return "an empty one" if isinstance(value, str) and not value.strip() else "nothing" if value is None else f"a {type(value).__name__}"

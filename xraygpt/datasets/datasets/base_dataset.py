@@ -6,6 +6,8 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from xraygpt.datasets.bad_samples import BadSample
+
 
 class BaseDataset(Dataset):
     """Holds processors, the image folder and the annotations of one split.
@@ -16,6 +18,10 @@ class BaseDataset(Dataset):
         vis_root: folder of the images.
         annotations: one dictionary a sample; extra keys are kept.
         sample_ratio: weight of this dataset when several are mixed; None: by size.
+
+    Attributes:
+        annotation: `annotations`, each with an "instance_id", its number.
+        bad_annotations: what the builder left out of `annotations`, because it cannot be used.
     """
 
     def __init__(
@@ -31,6 +37,13 @@ class BaseDataset(Dataset):
         self.vis_root = Path(vis_root)
         self.annotation = [{**ann, "instance_id": str(index)} for index, ann in enumerate(annotations)]
         self.sample_ratio = sample_ratio
+        self.bad_annotations: list[BadSample] = []
 
     def __len__(self) -> int:
         return len(self.annotation)
+
+    def locate(self, index: int) -> tuple[str, str]:
+        """The id and the file of a sample, for messages; neither needs to be readable."""
+        ann = self.annotation[index]
+        sample_id = str(ann.get("image_id", ann["instance_id"]))
+        return sample_id, str(self.vis_root / sample_id)

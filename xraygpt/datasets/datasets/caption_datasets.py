@@ -1,5 +1,6 @@
 """Images with one text each: `{"annotations": [{"image_id", "caption", …}]}` beside a folder of images."""
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -41,14 +42,22 @@ class CaptionDataset(BaseDataset):
             "prompt_seed": seed,
         }
 
+    def locate(self, index: int) -> tuple[str, str]:
+        """The id and the image file of a sample; where there is no file, the one that was looked for first."""
+        image_id = self.annotation[index]["image_id"]
+        return image_id, str(self._existing(image_id) or self.vis_root / f"{image_id}{self.suffixes[0]}")
+
     def image_path(self, image_id: str) -> Any:
         """Where the image of `image_id` lies.
 
         Raises:
             DataError: there is none under any suffix.
         """
-        for suffix in self.suffixes:
-            path = self.vis_root / f"{image_id}{suffix}"
-            if path.exists():
-                return path
-        raise DataError(f"There is no image {image_id!r} in {self.vis_root} (tried {', '.join(self.suffixes)}).")
+        path = self._existing(image_id)
+        if path is None:
+            raise DataError(f"There is no image {image_id!r} in {self.vis_root} (tried {', '.join(self.suffixes)}).")
+        return path
+
+    def _existing(self, image_id: str) -> Path | None:
+        paths = (self.vis_root / f"{image_id}{suffix}" for suffix in self.suffixes)
+        return next((path for path in paths if path.exists()), None)

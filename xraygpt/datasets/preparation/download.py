@@ -131,7 +131,7 @@ def _read_records(destination: Path) -> dict[str, Record]:
         return {}
     try:
         return {name: Record(**entry) for name, entry in json.loads(path.read_text(encoding="utf-8")).items()}
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is no record of downloads ({error}). Delete it, and the folders that were unpacked.") from error
 
 

@@ -253,7 +253,7 @@ def read_manifest(folder: Path) -> dict:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is no readable JSON ({error}). Prepare the folder anew.") from error
     if not isinstance(manifest, dict):
         raise DataError(f"{path} must be a JSON object, not {type(manifest).__name__}. Prepare the folder anew.")

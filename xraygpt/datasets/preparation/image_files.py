@@ -195,7 +195,7 @@ def _read_journal(folder: Path, images: Iterable[StudyImage]) -> Iterator[tuple[
         return
     done: dict[str, PlacedImage] = {}
     for line in lines:
-        with suppress(ValueError, TypeError):  # the line that a kill cut short: its image is placed again
+        with suppress(ValueError, TypeError, RecursionError):  # the line that a kill cut short: its image is placed again
             placed = PlacedImage(**json.loads(line))
             done[placed.image_id] = placed
     for image in images:

@@ -83,7 +83,7 @@ def parse_xml_report(content: bytes, path: Path) -> OpenIReport:
     """
     try:
         root = parse_xml(BytesIO(content)).getroot()
-    except (ParseError, DefusedXmlException, ValueError) as error:
+    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:  # LookupError: an encoding that there is not
         raise DataError(f"{path}: no readable Open-i report ({error}).") from error
     study = root.find("uId")
     study_id = require_safe_id("" if study is None else study.get("id", ""), str(path))

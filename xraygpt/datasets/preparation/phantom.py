@@ -103,7 +103,7 @@ def _manifest_of_phantoms(storage: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         manifest = {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {error}. Give another --out.") from error
     if not str(manifest.get("dataset")).startswith("phantom/"):
         raise DataError(f"{storage} exists and holds no phantoms; it is never overwritten. Give another --out.")

@@ -125,7 +125,7 @@ def _csv_rows(path: Path, columns: Sequence[str], report: BadRow) -> Iterator[Ro
         raise DataError(f"{path}: the file is empty.")
     delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(head[-1], columns)
     records = _csv_records(path, csv.reader(itertools.chain(head, lines), delimiter=delimiter, strict=True))
-    _, header = next(records)
+    _, header = next(records, (0, [""]))  # "" in quotation marks is a blank record all the same
     names = [name.strip() for name in header]
     repeated = {name for name in names if name and names.count(name) > 1}
     if repeated:

@@ -68,15 +68,16 @@ def load_encoder(folder: Path, content: str) -> Encoder:
     import torch
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     with reading(folder):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, **local)
         if config.is_encoder_decoder:
             raise CheckpointError(f"{folder} holds a {config.model_type}, an encoder with a decoder. Expected an encoder such as BERT.")
         config.num_hidden_layers = scored_layer(folder, config.num_hidden_layers)
-        model, report = AutoModel.from_pretrained(folder, config=config, local_files_only=True, output_loading_info=True)
+        model, report = AutoModel.from_pretrained(folder, config=config, **local, output_loading_info=True)
         # A first word is a word like others. bert-score passes the option on to `encode`, where transformers 5 ignores it.
         prefix = {"add_prefix_space": True} if config.model_type in ("roberta", "gpt2") else {}
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **prefix)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **local, **prefix)
     # The pooler stands behind the layer that is scored; encoders published with another head have none.
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
         raise CheckpointError(f"The weights in {folder} lack {len(missing)} parameters that config.json asks for: {missing[:3]}. {SOURCE}")

@@ -87,10 +87,18 @@ def load_reader(folder: Path, content: str) -> Reader:
     variant = next((name for name in VARIANTS if (folder / "vocabulary" / f"{name}__ner_labels.txt").exists()), None)
     if variant is None:
         raise CheckpointError(f"{folder / 'vocabulary'} holds no <variant>__ner_labels.txt of {', '.join(VARIANTS)}. {SOURCE}")
+    _refuse_own_code(folder / ENCODER)
     with reading(folder), tempfile.TemporaryDirectory() as cache, removed_tokenizer_methods(), redirect_stdout(io.StringIO()):
         _offline_copy(folder, Path(cache) / variant)
         model = package.RadGraph(model_type=variant, model_cache_dir=cache)
     return Reader(f"{variant}-{content}", model)
+
+
+def _refuse_own_code(encoder: Path) -> None:
+    """The package does not tell transformers that no code of the folder may run, so that transformers would ask at the terminal."""
+    for path in sorted(encoder.glob("*.json")):
+        if b'"auto_map"' in path.read_bytes():
+            raise CheckpointError(f"{path} names Python code of its own (auto_map), which is not run. Use an encoder that needs none.")
 
 
 def _offline_copy(folder: Path, copy: Path) -> None:

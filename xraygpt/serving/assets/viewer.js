@@ -165,3 +165,4 @@ watch("heat", () => {
 watch("value", () => { maps.clear(); showFilm(); });
 showFilm();
 showHeat();
+find(".xg-viewer").dataset.ready = "yes"; // keys and pointers do something from here on
