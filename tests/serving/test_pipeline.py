@@ -125,3 +125,9 @@ def test_many_images_are_doubted_together_and_refused_if_asked(
 def test_known_images_of_another_model_are_an_error(known_config: Config) -> None:
     with pytest.raises(ConfigError, match="another ViT"):
         made_model(known_config, seed=1)
+
+
+def test_a_missing_file_of_known_images_names_the_option_that_goes_without(load_config: Callable[..., Config], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is missing .* run\.known_images= goes without it"):
+        ReportPipeline.from_config(load_config(f"run.known_images={tmp_path / 'none'}"))
+    assert ReportPipeline.from_config(load_config("run.known_images=", known_images="nowhere")).known is None

@@ -170,9 +170,9 @@ class RunConfig:
     progress_bar: bool = True
     """Show a progress bar when the output is a terminal."""
 
-    known_images: str = ""
-    """For asking and answering: known_images.safetensors of an `xraygpt evaluate`; an image unlike the training images is doubted. "": none
-    is."""
+    known_images: str | None = None
+    """For asking and answering: known_images.safetensors of an `xraygpt evaluate`; an image unlike the training images is doubted. None
+    (`run.known_images=` on the command line): none is."""
 
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     """How reports are written."""
