@@ -48,7 +48,9 @@ def main() -> None:
     print(f"{'group':<42} images   gate  distance  either   median distance")
     for name, images in groups(held_out_films(args.folder), args.films, args.count):
         gate = np.array([bool(check_image(image)) for image in images])
-        features = np.stack([pipeline.model.read_once(pipeline.load_image(image)[None])[0].float().mean(0).numpy() for image in images])
+        features = np.stack(
+            [pipeline.model.read_once(pipeline.load_image(image)[None])[0].float().mean(0).cpu().numpy() for image in images]
+        )
         distances = pipeline.known.distances(features)
         far = distances > 1
         shares = (gate.mean(), far.mean(), (gate | far).mean())

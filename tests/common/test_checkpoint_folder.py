@@ -68,11 +68,11 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(folder: CheckpointFolder,
     assert newest(folder) == "checkpoint_step15.pth"
     damage(folder.path / "checkpoint_step15.pth")
     assert newest(folder) == "checkpoint_0.pth"
-    assert "checkpoint_step15.pth is damaged: its checksum" in caplog.text
+    assert "checkpoint_step15.pth is damaged: the checksum" in caplog.text
     (folder.path / "checkpoint_0.pth").write_bytes(b"")
     (folder.path / "checkpoint_best.pth").unlink()
     assert newest(folder) == "checkpoint_step8.pth"
-    assert "it has 0 bytes" in caplog.text and "checkpoint_best.pth cannot be read" in caplog.text
+    assert "is damaged: 0 bytes" in caplog.text and "checkpoint_best.pth cannot be read" in caplog.text
 
 
 def test_when_all_are_damaged_nothing_is_started_anew(folder: CheckpointFolder) -> None:

@@ -72,7 +72,7 @@ def load_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
             if is_zip:
                 _refuse_expansion(path)
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
-        if any(tensor.nbytes > tensor.untyped_storage().nbytes() for tensor in _tensors(loaded)):
+        if any(tensor.nbytes > tensor.untyped_storage().nbytes() for tensor in tensors_in(loaded)):
             raise CheckpointError(
                 f"{path} is refused: it holds a tensor that repeats its numbers, and a copy of which could fill the memory."
             )
@@ -101,10 +101,10 @@ def _refuse_expansion(path: Path) -> None:
         raise CheckpointError(f"{path} ({path.stat().st_size} bytes) is refused: it unpacks to {unpacked} bytes, which no checkpoint does.")
 
 
-def _tensors(loaded: Any) -> Iterator[torch.Tensor]:
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     """Every tensor in nested dictionaries, lists and tuples. Each is looked into once: a small file can refer to one billions of times."""
     seen: set[int] = set()
-    waiting = [loaded]
+    waiting = [value]
     while waiting:
         value = waiting.pop()
         if isinstance(value, torch.Tensor):

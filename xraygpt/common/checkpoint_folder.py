@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 import zipfile
+from collections.abc import Container
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -87,9 +88,7 @@ class CheckpointFolder:
         """
         problems = []
         listed = {entry.file: entry for entry in self.entries() or []}
-        others = [path for path in self.path.glob("checkpoint_*.pth") if path.name not in listed]
-        others.sort(key=lambda path: path.stat().st_mtime_ns)
-        for path in reversed([*others, *(self.path / file for file in listed)]):
+        for path in reversed([*self.unlisted(listed), *(self.path / file for file in listed)]):
             try:
                 _verify(path, listed.get(path.name))
                 load_checkpoint(path)
@@ -103,6 +102,11 @@ class CheckpointFolder:
                 "good one with --resume PATH:\n  " + "\n  ".join(problems)
             )
         return None
+
+    def unlisted(self, listed: Container[str]) -> list[Path]:
+        """The checkpoints whose names are not `listed`, from the oldest to the newest."""
+        paths = [path for path in self.path.glob("checkpoint_*.pth") if path.name not in listed]
+        return sorted(paths, key=lambda path: path.stat().st_mtime_ns)
 
     def verify(self, path: Path) -> None:
         """Compare a checkpoint of this folder with what was meant to be in it.
@@ -216,6 +220,13 @@ def _step_of(file: str) -> int | None:
     return int(digits) if file.startswith("checkpoint_step") and digits.isdigit() else None
 
 
+def damage_of(path: Path, entry: Entry) -> str:
+    """How a file differs from what was meant to be written, in words; "" if it does not. OSError: it cannot be read."""
+    if (size := path.stat().st_size) != entry.bytes:
+        return f"{size:,} bytes, {entry.bytes:,} were written"
+    return "" if sha256_file(path) == entry.sha256 else "the checksum is not that of what was written"
+
+
 def _verify(path: Path, entry: Entry | None) -> None:
     """Compare a file with its entry in the index, or, if it has none, with the checksums that it holds of its parts.
 
@@ -226,10 +237,8 @@ def _verify(path: Path, entry: Entry | None) -> None:
         if entry is None:
             with zipfile.ZipFile(path) as archive:
                 damage = "a checksum inside does not hold" if archive.testzip() else ""
-        elif (size := path.stat().st_size) != entry.bytes:
-            damage = f"it has {size} bytes, {entry.bytes} were written"
         else:
-            damage = "its checksum is not that of what was written" if sha256_file(path) != entry.sha256 else ""
+            damage = damage_of(path, entry)
     except (OSError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if damage:

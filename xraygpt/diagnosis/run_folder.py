@@ -7,9 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from xraygpt.common.checkpoint import load_checkpoint
-from xraygpt.common.checkpoint_folder import CheckpointFolder, Entry
+from xraygpt.common.checkpoint_folder import CheckpointFolder, Entry, damage_of
 from xraygpt.common.errors import CheckpointError
-from xraygpt.common.files import sha256_file
 from xraygpt.diagnosis.weights_file import describe_file, describe_parts
 
 _LAST_BYTES = 1 << 16  # enough of log.txt for its last line
@@ -33,10 +32,7 @@ def describe_folder(folder: Path) -> dict[str, Any]:
 def _describe_run(folder: Path) -> dict[str, Any]:
     checkpoints = CheckpointFolder(folder)
     listed = {entry.file: entry for entry in checkpoints.entries() or []}
-    unlisted = sorted(
-        (path for path in folder.glob("checkpoint_*.pth") if path.name not in listed), key=lambda path: path.stat().st_mtime_ns
-    )
-    rows = [_unlisted(path) for path in unlisted] + [_listed(folder, entry) for entry in listed.values()]
+    rows = [_unlisted(path) for path in checkpoints.unlisted(listed)] + [_listed(folder, entry) for entry in listed.values()]
     try:
         newest = checkpoints.newest_good()
         resume, problem = newest.name if newest else None, ""
@@ -58,12 +54,9 @@ def _describe_run(folder: Path) -> dict[str, Any]:
 def _listed(folder: Path, entry: Entry) -> dict[str, Any]:
     """A checkpoint that checkpoints.json names, its content compared with the checksum there."""
     path = folder / entry.file
-    if not path.is_file():
-        state = "missing"
-    elif path.stat().st_size != entry.bytes:
-        state = f"damaged: {path.stat().st_size:,} bytes, {entry.bytes:,} were written"
-    else:
-        state = "good" if sha256_file(path) == entry.sha256 else "damaged: the checksum is not that of what was written"
+    state = "missing"
+    if path.is_file():
+        state = f"damaged: {damage}" if (damage := damage_of(path, entry)) else "good"
     return {
         "file": entry.file,
         "step": entry.step,

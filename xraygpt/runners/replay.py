@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import default_collate
 
-from xraygpt.common.checkpoint import load_checkpoint, load_trainable_state
+from xraygpt.common.checkpoint import load_checkpoint, load_trainable_state, tensors_in
 from xraygpt.common.config import Config
 from xraygpt.common.dist_utils import resolve_device
 from xraygpt.common.errors import CheckpointError
@@ -143,7 +143,7 @@ def _first_not_finite(model: nn.Module) -> Iterator[list[str]]:
     found: list[str] = []
 
     def look(name: str, output: Any) -> None:
-        if any(tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()) for tensor in _tensors(output)):
+        if any(tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()) for tensor in tensors_in(output)):
             found.append(name)
 
     hooks = [
@@ -154,14 +154,3 @@ def _first_not_finite(model: nn.Module) -> Iterator[list[str]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)

@@ -78,14 +78,18 @@ class ReportPipeline:
         """
         return self.vis_processor(image if isinstance(image, Image.Image) else open_image(image))
 
-    def doubts(self, film: Image.Image, pixels: Tensor) -> list[Concern]:
+    def doubts(self, film: Image.Image, pixels: Tensor, queries: Tensor | None = None) -> list[Concern]:
         """What speaks against an image: the input gate's concerns, and that the model knows no image like it.
 
         Args:
             film: mode "L" or "RGB", as `open_image` returns it.
             pixels: float32 [3, S, S], `load_image` of it.
+            queries: [Q, D_q], where `read_images` has read it already.
         """
-        return check_image(film) + ([] if self.known is None else self.unfamiliar(self.model.read_once(pixels[None])[0]))
+        concerns = check_image(film)
+        if self.known is not None:
+            concerns += self.unfamiliar(self.model.read_once(pixels[None])[0] if queries is None else queries)
+        return concerns
 
     def unfamiliar(self, queries: Tensor) -> list[Concern]:
         """The concern that an image, of which the query tokens read [Q, D_q], is unlike the training images; or nothing."""

@@ -74,10 +74,11 @@ def write_batches(pipeline: ReportPipeline, batches: Sequence[Images], *, seed: 
         The rows of each batch, in order. An image that cannot be used has an "error" in place of a report.
     """
     for batch, films in zip(batches, load_ahead(pipeline, batches), strict=True):
+        if strict:
+            _refuse_doubted(batch, films)  # which need not be read
         _read_images(pipeline, films)
         if strict:
-            for (_, path), film in zip(batch, films, strict=True):
-                film.error = refusal(str(path), film.concerns) if film.concerns else film.error
+            _refuse_doubted(batch, films)
         usable = [
             (image_id, film.queries)
             for (image_id, _), film in zip(batch, films, strict=True)
@@ -93,9 +94,14 @@ def write_batches(pipeline: ReportPipeline, batches: Sequence[Images], *, seed: 
         yield rows
 
 
+def _refuse_doubted(batch: Images, films: Sequence[Film]) -> None:
+    for (_, path), film in zip(batch, films, strict=True):
+        film.error = refusal(str(path), film.concerns) if film.concerns else film.error
+
+
 def _read_images(pipeline: ReportPipeline, films: Sequence[Film]) -> None:
     """Let the model look at the films that could be opened, together; those unlike its training images are doubted."""
-    opened = [film for film in films if film.pixels is not None]
+    opened = [film for film in films if film.pixels is not None and not film.error]
     all_queries = pipeline.read_images([film.pixels for film in opened if film.pixels is not None])
     for film, queries in zip(opened, all_queries, strict=True):
         film.queries = queries

@@ -17,7 +17,6 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
-from torch import Tensor
 
 from xraygpt.common.checkpoint import load_checkpoint
 from xraygpt.common.config import Config
@@ -76,9 +75,14 @@ class ReportModel:
 
     def reports(self, images: Sequence[str | Path | Image.Image], *, strict: bool = False, **settings: Any) -> list[Report]:
         """`report` for several images at once, in one batch."""
-        opened = [self._open(image, strict=strict) for image in images]
-        written = self.pipeline.generate_reports([pixels for pixels, _ in opened], **settings)
-        return [self._report(text, concerns) for text, (_, concerns) in zip(written, opened, strict=True)]
+        films = [image if isinstance(image, Image.Image) else open_image(image) for image in images]
+        pixels = [self.pipeline.load_image(film) for film in films]
+        queries = self.pipeline.read_images(pixels)
+        concerns = [tuple(self.pipeline.doubts(*each)) for each in zip(films, pixels, queries, strict=True)]
+        for image, doubts in zip(images, concerns, strict=True):
+            _refuse(image, doubts if strict else ())
+        written = self.pipeline.write_reports_from(queries, **settings)
+        return [self._report(text, doubts) for text, doubts in zip(written, concerns, strict=True)]
 
     def _report(self, written: GeneratedText, concerns: tuple[Concern, ...]) -> Report:
         flags = find_flags(written.text, truncated=written.truncated, repeated=written.repeated)
@@ -90,13 +94,6 @@ class ReportModel:
         chat = ImageChat(self.pipeline, image, settings)
         _refuse(image, chat.concerns if strict else ())
         return chat
-
-    def _open(self, image: str | Path | Image.Image, *, strict: bool) -> tuple[Tensor, tuple[Concern, ...]]:
-        film = image if isinstance(image, Image.Image) else open_image(image)
-        pixels = self.pipeline.load_image(film)
-        concerns = tuple(self.pipeline.doubts(film, pixels))
-        _refuse(image, concerns if strict else ())
-        return pixels, concerns
 
 
 class ImageChat:
