@@ -7,6 +7,9 @@ import signal
 import sys
 from pathlib import Path
 
+from xraygpt.common.startup import started
+
+# isort: split
 import xraygpt.datasets.builders
 import xraygpt.runners  # noqa: F401  both register the classes that a configuration names
 from xraygpt.common.config import Config, add_config_arguments
@@ -64,7 +67,9 @@ def load_pipeline(args: argparse.Namespace) -> ReportPipeline:
     if args.device:
         cfg.run_cfg.device = args.device
     seed_everything(cfg.run_cfg.seed)
-    return ReportPipeline.from_config(cfg)
+    pipeline = ReportPipeline.from_config(cfg)
+    started()
+    return pipeline
 
 
 def open_page(args: argparse.Namespace) -> None:

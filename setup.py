@@ -44,6 +44,7 @@ REQUIREMENTS = [
 BERTSCORE = ["bert-score>=0.3.13,<1"]
 GDCM = ["python-gdcm>=3.2,<4"]  # JPEG Lossless, and every other JPEG, in DICOM files
 PARQUET = ["pyarrow>=24,<27"]  # own tables in Parquet files
+QUANT = ["bitsandbytes>=0.50,<1"]  # frozen parts in 8 or 4 bits
 RADGRAPH = ["radgraph>=0.1.18,<0.2"]
 REWRITE = ["openai>=3.57,<4"]  # a language model that rewrites summaries
 
@@ -63,6 +64,7 @@ EXTRAS = {
         "pytest>=9.2,<10",
         "pytest-cov>=7.1,<8",
         "pytest-xdist>=3.8,<4",
+        *QUANT,
         *RADGRAPH,
         *REWRITE,
         "rouge-score>=0.1.2,<1",
@@ -72,7 +74,7 @@ EXTRAS = {
     ],
     "gdcm": GDCM,
     "parquet": PARQUET,
-    "quant": ["bitsandbytes>=0.50,<1"],
+    "quant": QUANT,
     "radgraph": RADGRAPH,
     "rewrite": REWRITE,
     "tensorboard": ["tensorboard>=2.21,<3"],

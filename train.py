@@ -10,6 +10,9 @@ import argparse
 import logging
 import sys
 
+from xraygpt.common.startup import started
+
+# isort: split
 from torch.distributed.elastic.multiprocessing.errors import record
 
 import xraygpt.tasks as tasks
@@ -58,7 +61,7 @@ def check(cfg: Config) -> None:
     model_class = registry.get_model_class(cfg.model_cfg.arch)
     print(cfg.to_yaml())
     print(f"{'part':<20} {'parameters':>15} {'trainable':>15}")
-    counts = model_class.skeleton(cfg.model_cfg).parameter_counts()
+    counts = model_class.count_parameters(cfg.model_cfg)
     counts["all"] = tuple(sum(column) for column in zip(*counts.values(), strict=True))
     for part, (total, trainable) in counts.items():
         print(f"{part:<20} {total:>15,} {trainable:>15,}")
@@ -96,6 +99,7 @@ def _train(cfg: Config) -> None:
     model = task.build_model(cfg)
     runner_class = registry.get_runner_class(cfg.run_cfg.get("runner", "runner_base"))
     runner = runner_class(cfg=cfg, job_id=job_id, task=task, model=model, datasets=datasets)
+    started()
     runner.train()
 
 

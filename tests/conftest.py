@@ -1,7 +1,6 @@
 """Fixtures that every test may take. Nothing here imports torch, so that the tests which need none start at once."""
 
 import os
-import signal
 from pathlib import Path
 
 import hypothesis
@@ -14,10 +13,6 @@ REPO_ROOT = Path(__file__).resolve().parent.parent
 # Set before any test imports torch or transformers; subprocesses inherit them.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # torch then computes with one thread: the same sums on every machine
-
-# A shell starts what runs in the background with Ctrl-C ignored; the tests of Ctrl-C press it themselves.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says nothing on a shared machine.
 hypothesis.settings.register_profile("xraygpt", deadline=None)

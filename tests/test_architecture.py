@@ -31,6 +31,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "xraygpt.datasets": {"xraygpt", "xraygpt.common", "xraygpt.processors"},
     "xraygpt.serving": {"xraygpt", "xraygpt.common", "xraygpt.processors", "xraygpt.conversation", "xraygpt.evaluation", "xraygpt.models"},
     "xraygpt.tasks": {"xraygpt", "xraygpt.common", "xraygpt.datasets", "xraygpt.evaluation", "xraygpt.models"},
+    # What a run costs is worked out from the sizes of models and the lengths of captions; nothing but the command line asks for it.
+    "xraygpt.planning": {"xraygpt", "xraygpt.common", "xraygpt.conversation.prompts", "xraygpt.datasets", "xraygpt.models"},
     "xraygpt.runners": {"xraygpt", "xraygpt.common", "xraygpt.datasets.dataloaders", "xraygpt.datasets.data_utils", "xraygpt.tasks"},
     "xraygpt.diagnosis": {
         "xraygpt",

@@ -4,6 +4,7 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -191,6 +192,13 @@ def test_too_little_disk_and_memory(doctor: Any, monkeypatch: pytest.MonkeyPatch
     assert code == 1
     assert found["memory"][:2] == ("FAIL", "1.65 MB needed by model and optimizer (activations on top), 1 MB free")
     assert found["disk"][:2] == ("WARN", "6.17 MB needed by 5 checkpoints of 1.23 MB, 7 MB free")
+
+
+@pytest.mark.parametrize(("dtype", "bytes_each"), [("auto", 4), ("bf16", 2), ("int8", 1), ("nf4", 0.5625)])
+def test_a_frozen_part_takes_what_it_is_stored_as(dtype: str, bytes_each: float) -> None:
+    cfg: Any = SimpleNamespace(model_cfg={"frozen_dtype": {"llm": dtype}})
+    counts = {"llama_model": (1000, 0), "Qformer": (10, 0), "llama_proj": (5, 5)}
+    assert run_needs._bytes_of_model(cfg, counts, torch.device("cpu")) == int(1000 * bytes_each) + 10 * 4 + 5 * 16
 
 
 def test_a_disk_that_refuses_to_write(doctor: Any, monkeypatch: pytest.MonkeyPatch) -> None:

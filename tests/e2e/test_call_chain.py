@@ -40,7 +40,8 @@ CHAIN: list[Call] = [
     ("xraygpt/models/mini_gpt4.py", "MiniGPT4", "choose_prompts"),
     ("xraygpt/models/mini_gpt4.py", "MiniGPT4", "prompt_wrap"),
     ("xraygpt/models/sequence.py", "", "tokenize"),
-    ("transformers", "LlamaForCausalLM", "forward"),
+    ("xraygpt/models/loss.py", "", "supervised_loss"),
+    ("transformers", "LlamaModel", "forward"),  # the decoder; logits of the supervised tokens alone come after it
 ]
 
 

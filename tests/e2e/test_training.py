@@ -66,6 +66,9 @@ def test_summary_tells_the_best_epoch_and_the_test(finished_run: Path) -> None:
     val_losses = [record["val_loss"] for record in read_log(finished_run) if "val_loss" in record]
     assert summary["best"] == {"agg_metrics": -min(val_losses), "loss": min(val_losses), "epoch": val_losses.index(min(val_losses))}
     assert summary["test"]["test"] == json.loads((finished_run / "result" / "test_best.json").read_text())
+    memory = summary["memory_mib"]
+    assert memory["weights"].keys() == {"query_tokens", "visual_encoder", "ln_vision", "Qformer", "llama_model", "llama_proj"}
+    assert memory["optimizer"] == pytest.approx(2 * memory["gradients"], abs=0.11) and memory["peak"] > sum(memory["weights"].values())
 
 
 def test_the_loss_curve_is_an_image(finished_run: Path) -> None:

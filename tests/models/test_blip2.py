@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from xraygpt.common.errors import ConfigError
-from xraygpt.models.blip2 import Blip2Base, QFormerSize, VitSize, build_qformer, build_vit, half_dtype_for, halve_matrices
+from xraygpt.models.blip2 import Blip2Base, QFormerSize, VitSize, build_qformer, build_vit
 
 TINY_VIT = VitSize(patch_size=14, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2.0)
 TINY_QFORMER = QFormerSize(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
@@ -89,38 +89,3 @@ def test_parameter_counts(blip2: Blip2Base) -> None:
     assert counts["ln_vision"] == (32, 32)
     assert counts["Qformer"] == (sum(parameter.numel() for parameter in blip2.Qformer.parameters()), 0)
     assert blip2.device == torch.device("cpu")
-
-
-def test_half_precision_is_for_matrices_only() -> None:
-    vit = tiny_vit()
-    halve_matrices(vit, torch.bfloat16)
-    dtypes = {name: parameter.dtype for name, parameter in vit.named_parameters()}
-    assert dtypes["blocks.0.attn.qkv.weight"] is dtypes["patch_embed.proj.weight"] is torch.bfloat16
-    assert dtypes["blocks.0.norm1.weight"] is dtypes["pos_embed"] is dtypes["cls_token"] is torch.float32
-
-
-@pytest.mark.parametrize(
-    ("device", "precision", "expected"),
-    [
-        ("cpu", "auto", None),
-        ("cpu", "fp16", None),
-        ("cpu", "bf16", None),
-        ("cuda", "fp32", None),
-        ("cuda", "fp16", torch.float16),
-        ("cuda", "bf16", torch.bfloat16),
-        ("mps", "auto", None),
-    ],
-)
-def test_half_dtype(device: str, precision: str, expected: torch.dtype | None) -> None:
-    assert half_dtype_for(torch.device(device), precision) is expected
-
-
-@pytest.mark.parametrize(("has_bf16", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
-def test_auto_prefers_bf16(monkeypatch: pytest.MonkeyPatch, has_bf16: bool, expected: torch.dtype) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bf16)
-    assert half_dtype_for(torch.device("cuda"), "auto") is expected
-
-
-def test_unknown_precision() -> None:
-    with pytest.raises(ConfigError, match="precision 'fp8' is not known"):
-        half_dtype_for(torch.device("cpu"), "fp8")

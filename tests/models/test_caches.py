@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from xraygpt.models import caches
 from xraygpt.models.caches import ImageCache, PrefixCache
 from xraygpt.models.sequence import IMAGE
 
@@ -108,3 +109,76 @@ def test_the_model_encodes_an_image_once_until_it_is_trained(tiny_model: Any) ->
     tiny_model.train().eval()
     tiny_model.encode_once(pixels)
     assert len(calls) == 5
+
+
+# The constant beginning of training prompts ------------------------------------------------------------------------
+
+FROZEN = {"freeze_vit": True, "freeze_qformer": True, "freeze_llm": True}
+TEMPLATE = "###Patient: {} ###Doctor: "
+
+
+def reads(model: Any) -> list[int]:
+    """Grows by the number of tokens each time that the language model reads."""
+    lengths: list[int] = []
+    decoder = model.llama_model.get_decoder()
+    decoder.register_forward_pre_hook(lambda module, args, kwargs: lengths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True)
+    return lengths
+
+
+def losses_and_gradients(model: Any, samples: dict[str, Any]) -> list[torch.Tensor]:
+    model.zero_grad()
+    loss = model(samples)["loss"]
+    loss.backward()
+    return [loss.detach(), model.llama_proj.weight.grad.clone(), model.llama_proj.bias.grad.clone()]
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_beginning_is_read_once_and_changes_no_number(make_model: Any, samples: dict[str, Any], recompute: bool) -> None:
+    model = make_model(**FROZEN, prompt_template=TEMPLATE, grad_checkpoint={"llm": recompute}).train()
+    for parameter in model.llama_model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    lengths = reads(model)
+    (beginning,) = {tuple(ids[: ids.index(IMAGE)]) for ids in model.prompt_wrap(model.prompt_list)}
+    with_beginning = [losses_and_gradients(model, samples) for _ in range(3)]
+    assert lengths[0] == len(beginning) > 4
+    assert lengths[1] == lengths[2] == lengths[3]
+    model.beginning.before = lambda *args: (None, 0)
+    whole = losses_and_gradients(model, samples)
+    assert lengths[4] == len(beginning) + lengths[1]
+    for values in with_beginning:
+        torch.testing.assert_close(values, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_a_row_that_begins_otherwise_is_read_whole(make_model: Any, samples: dict[str, Any]) -> None:
+    model = make_model(**FROZEN, prompt_template=TEMPLATE).train()
+    own = ["Look at this: <Img><ImageHere></Img> What is there?"] + [model.prompt_list[0]] * 3
+    lengths = reads(model)
+    model({**samples, "instruction": own})
+    assert len(lengths) == 1
+
+
+def test_a_language_model_that_is_trained_reads_all(make_model: Any, samples: dict[str, Any]) -> None:
+    model = make_model(prompt_template=TEMPLATE).train()
+    lengths = reads(model)
+    model(samples)
+    assert len(lengths) == 1
+
+
+def test_other_weights_are_read_anew(make_model: Any, samples: dict[str, Any], tmp_path: Any) -> None:
+    """A checkpoint that brings its language model, loaded after a first step."""
+    model, other = (make_model(seed, **FROZEN, prompt_template=TEMPLATE) for seed in (0, 1))
+    before = model(samples)["loss"]
+    torch.save({"model": other.state_dict()}, tmp_path / "other.pth")
+    model.load_parts(str(tmp_path / "other.pth"))
+    assert model(samples)["loss"] == other(samples)["loss"] != before
+    model.place(torch.device("cpu"))
+    assert model(samples)["loss"] == other(samples)["loss"]
+
+
+def test_what_is_no_list_of_keys_and_values_is_not_kept(make_model: Any, samples: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A language model with a sliding window, for one."""
+    model = make_model(**FROZEN, prompt_template=TEMPLATE)
+    expected = model(samples)["loss"]
+    monkeypatch.setattr(caches, "_keeps_all", lambda layer: False)
+    model.beginning.forget()
+    assert model(samples)["loss"].item() == pytest.approx(expected.item(), rel=1e-5)

@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from xraygpt.common.errors import CheckpointError
-from xraygpt.models import language_model
 from xraygpt.models.language_model import identity_differences, identity_of, load_language_model, load_tokenizer
 
 
@@ -165,12 +163,6 @@ def test_a_folder_that_cannot_be_used(folder: Path, spoil: Callable[[Path], None
         load_language_model(folder)
     assert str(folder) in str(raised.value)
     assert not (folder / "executed").exists()
-
-
-def test_8_bit_weights_need_bitsandbytes(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(language_model, "find_spec", lambda name: None if name == "bitsandbytes" else find_spec(name))
-    with pytest.raises(CheckpointError, match=r"model.low_resource needs bitsandbytes: pip install 'xraygpt\[quant\]'"):
-        load_language_model(saved, quantize_8bit=True)
 
 
 # Identity ----------------------------------------------------------------------------------------------------------

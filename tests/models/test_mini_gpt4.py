@@ -260,12 +260,3 @@ def test_a_pretrained_model_does_not_start_by_guessing(tiny_model: Any) -> None:
     assert "delta weights" in tiny_model.first_loss_warning(guessing)
     assert "delta weights" in tiny_model.first_loss_warning(float("nan"))
     assert tiny_model.first_loss_warning(0.5 * guessing) is None
-
-
-def test_on_the_cpu_everything_is_float32(make_model: ModelFactory, samples: Samples) -> None:
-    model = make_model(**FROZEN, vit_precision="fp16", llm_precision="bf16")
-    model.llama_model.to(torch.bfloat16)
-    model.place(torch.device("cpu"))
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert torch.isfinite(model(samples)["loss"])
-    assert model.context_length == 256

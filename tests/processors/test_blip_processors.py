@@ -137,10 +137,40 @@ def test_the_least_side_of_a_processor() -> None:
 def test_every_training_crop_of_the_smallest_image_has_twice_the_outputs_side(long_side: float) -> None:
     processor = Blip2ImageTrainProcessor(image_size=40, min_scale=0.5)
     side = processor.min_image_side
-    image = v2.functional.pil_to_tensor(Image.new("L", (side, round(long_side * side))))
     torch.manual_seed(0)
-    crops = [processor.geometry.make_params([image]) for _ in range(300)]
-    assert min(min(crop["height"], crop["width"]) for crop in crops) >= 2 * 40
+    crops = [processor.geometry.draw_box(side, round(long_side * side)) for _ in range(300)]
+    assert min(min(right - left, lower - upper) for left, upper, right, lower in crops) >= 2 * 40
+
+
+def torchvision_pixels(geometry: v2.Transform, image: Image.Image) -> torch.Tensor:
+    """What torchvision makes of an image: the transforms that this project used before it had its own."""
+    pixels = v2.Compose([geometry, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)])(image)
+    return v2.Normalize(mean=list(MEAN), std=list(STD))(pixels.expand(3, -1, -1))
+
+
+SIZES = [(300, 400), (400, 300), (64, 64), (24, 24), (90, 10), (10, 90), (1, 50), (3, 2)]  # the last ones have no crop of the right aspect
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("size", SIZES)
+def test_training_crops_are_torchvisions(mode: str, size: tuple[int, int]) -> None:
+    image, processor = noise(mode, size), Blip2ImageTrainProcessor(image_size=24)
+    theirs = v2.RandomResizedCrop(24, scale=(0.5, 1.0), interpolation=v2.InterpolationMode.BICUBIC)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        ours = processor(image)
+        drawn = torch.get_rng_state()
+        torch.manual_seed(seed)
+        assert torch.equal(ours, torchvision_pixels(theirs, image))
+        assert torch.equal(drawn, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("size", SIZES)
+def test_the_resized_image_is_torchvisions(mode: str, size: tuple[int, int]) -> None:
+    image = noise(mode, size)
+    theirs = v2.Resize((24, 24), interpolation=v2.InterpolationMode.BICUBIC)
+    assert torch.equal(Blip2ImageEvalProcessor(image_size=24)(image), torchvision_pixels(theirs, image))
 
 
 @pytest.mark.parametrize("mode", ["I;16", "RGBA", "P", "CMYK"])

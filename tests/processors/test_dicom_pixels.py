@@ -28,7 +28,7 @@ from pydicom.uid import (
 
 from tests.processors.made_dicom import WHOLE_RANGE, changed, dicom, gdcm_compressed, grey, written
 from xraygpt.common.errors import DataError
-from xraygpt.processors import open_image
+from xraygpt.processors import dicom_pixels, open_image
 
 FILM = (np.mgrid[0:32, 0:48].sum(axis=0) * 50 + np.random.default_rng(0).integers(0, 8, (32, 48))).astype(np.uint16)  # 12 bits
 GDCM_SYNTAXES = ["JPEGLosslessProcess14", "JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless"]
@@ -48,6 +48,12 @@ def jpeg(pixels: np.ndarray, **options: Any) -> bytes:
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", **options)
     return buffer.getvalue()
+
+
+def test_transfer_syntaxes_are_the_compressed_ones_that_pydicom_names() -> None:
+    assert all(UID(syntax).is_compressed for syntax in dicom_pixels.PLUGINS)
+    assert (UID(dicom_pixels.JPEG_LOSSLESS_SV1), UID(dicom_pixels.RLE_LOSSLESS)) == (JPEGLosslessSV1, RLELossless)
+    assert UID(dicom_pixels.HTJ2K).keyword == "HTJ2K"
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian])

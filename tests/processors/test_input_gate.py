@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from scipy.fft import dctn
+from scipy.stats import rankdata
 
 from xraygpt.common.errors import ConfigError, DataError
 from xraygpt.datasets.preparation.phantom_film import render_film
@@ -182,6 +184,14 @@ def test_low_frequencies_see_ranks_only() -> None:
     wave = np.cos(np.pi * (np.arange(32) + 0.5) / 32) * np.sqrt(2 / 32)
     assert low_frequencies(down)[1, 0] == pytest.approx((np.arange(-31, 32, 2) / 32) @ wave * np.sqrt(32) / 32)
     assert np.abs(low_frequencies(down)[:, 1:]).max() < 1e-12
+
+
+@pytest.mark.parametrize("levels", [4, 256, 10**6])  # with few levels most ranks are shared
+def test_low_frequencies_are_scipys(levels: int) -> None:
+    """The gate's weights were fitted to these; importing scipy takes longer than judging a film."""
+    grid = np.random.default_rng(levels).integers(0, levels, (32, 32)).astype(np.float64)
+    ranks = (rankdata(grid).reshape(grid.shape) - 0.5) * (2 / grid.size) - 1
+    np.testing.assert_allclose(low_frequencies(grid), dctn(ranks, norm="ortho")[:6, :6] / 32, atol=1e-14)
 
 
 def test_bars_are_cut_but_not_a_large_flat_background() -> None:

@@ -50,6 +50,7 @@ class Writer(torch.nn.Module):
     """Writes an effusion where the first number of an "image" is positive; its features are the image."""
 
     device = torch.device("cpu")
+    precision = "float32"
 
     def __init__(self) -> None:
         super().__init__()

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from xraygpt import __version__
 from xraygpt.common.errors import XrayGPTError
 from xraygpt.common.registry import suggest
+from xraygpt.common.startup import started
 
 # command: (module, one line of help)
 COMMANDS = {
@@ -26,6 +27,7 @@ COMMANDS = {
     "tokenizer": ("xraygpt.cli.tokenizer", "train a small tokenizer and write an untrained language model beside it"),
     "generate": ("xraygpt.cli.generate", "write a report for each image of a folder"),
     "serve": ("xraygpt.cli.serve", "answer over HTTP as OpenAI's API does, with the web page beside it"),
+    "plan": ("xraygpt.cli.plan", "work out memory, speed and hours of a run before it starts"),
     "evaluate": ("xraygpt.cli.evaluate", "write reports for a split with a model, and score them"),
     "replay": ("xraygpt.cli.replay", "compute an update that was not finite again, from the dump of a run"),
     "score": ("xraygpt.cli.score", "score generated reports against reference reports"),
@@ -61,6 +63,7 @@ def _run(argv: list[str]) -> int:
     if command not in COMMANDS:
         parser.error(f"there is no command {command!r}.{suggest(command, COMMANDS)}")
     module = importlib.import_module(COMMANDS[command][0])
+    started()
     module.add_arguments(subparsers[command])
     return module.run(parser.parse_args(argv))
 

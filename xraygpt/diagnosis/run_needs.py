@@ -15,6 +15,7 @@ from xraygpt.common.registry import registry
 from xraygpt.common.schema import paths_of
 from xraygpt.diagnosis.finding import FAIL, OK, WARN, Finding, examine, size
 from xraygpt.diagnosis.machine import available_memory
+from xraygpt.models.precision import WEIGHT_BYTES, compute_dtype
 
 _TRAINED_BYTES = 16
 """A trained parameter in float32: itself, its gradient, and AdamW's two moments."""
@@ -43,26 +44,28 @@ def check_memory(cfg: Config, counts: Mapping[str, tuple[int, int]]) -> Iterator
     device = resolve_device(cfg.run_cfg.device)
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     of = f" for each of {ranks} ranks" if ranks > 1 else ""
-    advice = "Freeze parts (model.freeze_*), use model.low_resource=True, fewer ranks on this machine, or one with more memory."
+    advice = "Freeze parts (model.freeze_*) or store them smaller (model.frozen_dtype); or fewer ranks, or a machine with more memory."
     if device.type == "cuda":
-        needed = _bytes_of_model(cfg, counts, frozen=2)
+        needed = _bytes_of_model(cfg, counts, device)
         yield _compare(
             f"memory of {device}", needed, torch.cuda.mem_get_info(device)[0], "model and optimizer (activations on top)", advice
         )
         passing = _bytes_of_files(cfg) * ranks
         yield _compare("memory", passing, available_memory(), f"weights on their way to the GPU{of}", advice)
     else:
-        needed = _bytes_of_model(cfg, counts, frozen=4) * ranks
+        needed = _bytes_of_model(cfg, counts, device) * ranks
         yield _compare("memory", needed, available_memory(), f"model and optimizer{of} (activations on top)", advice)
 
 
-def _bytes_of_model(cfg: Config, counts: Mapping[str, tuple[int, int]], *, frozen: int) -> int:
-    """Parameters with what training adds to them; `frozen` bytes for one that is not trained, 1 in an 8-bit language model."""
-    needed = 0
+def _bytes_of_model(cfg: Config, counts: Mapping[str, tuple[int, int]], device: torch.device) -> int:
+    """Parameters with what training adds to them, and frozen ones as they are stored."""
+    dtypes = cfg.model_cfg.get("frozen_dtype") or {}
+    wanted = {"visual_encoder": dtypes.get("vit", "auto"), "llama_model": dtypes.get("llm", "auto")}
+    needed = 0.0
     for part, (total, trained) in counts.items():
-        quantized = part == "llama_model" and cfg.model_cfg.get("low_resource")
-        needed += trained * _TRAINED_BYTES + (total - trained) * (1 if quantized else frozen)
-    return needed
+        dtype = wanted.get(part, "fp32")
+        needed += trained * _TRAINED_BYTES + (total - trained) * (WEIGHT_BYTES.get(dtype) or compute_dtype(dtype, device).itemsize)
+    return int(needed)
 
 
 def _bytes_of_files(cfg: Config) -> int:

@@ -7,21 +7,25 @@ the metric's id then says `as:` and not `lib:`.
 Legend: `N` samples, `M` references of all samples together, `T` = N + M texts, `G` distinct n-grams of one length.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sacrebleu
 from numpy.typing import NDArray
 from rapidfuzz.distance import LCSseq
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
-from scipy.sparse import csr_array
 
 from xraygpt.evaluation.metric import Array, Corpus, Metric, mean_formula, register_metrics, with_count
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 BLEU_ORDER = 4
 """Longest n-gram of BLEU and CIDEr."""
@@ -110,6 +114,8 @@ def _read(corpus: Corpus, tokenizer: Callable[[str], list[str]]) -> _Texts:
 
 def _ngram_counts(texts: _Texts, order: int) -> Iterator[tuple[csr_array, csr_array]]:
     """For n = 1 … `order`: how often each n-gram stands in the predictions [N, G] and in the references [M, G]."""
+    from scipy.sparse import csr_array  # half a second, which only scoring need wait for
+
     lists = [*texts.predictions, *texts.references]
     lengths = np.array([len(words) for words in lists])
     words = np.fromiter((word for words in lists for word in words), dtype=np.int64, count=lengths.sum())
@@ -131,11 +137,11 @@ def _largest(counts: csr_array, texts: _Texts) -> csr_array:
     if len(texts.owner) == len(texts.starts):
         return counts
     width = counts.shape[1]
-    entries = counts.tocoo()
+    entries: Any = counts.tocoo()
     place, inverse = np.unique(texts.owner[entries.coords[0]] * width + entries.coords[1], return_inverse=True)
     largest = np.zeros(len(place))
     np.maximum.at(largest, inverse, entries.data)
-    return csr_array((largest, (place // width, place % width)), shape=(len(texts.starts), width))
+    return type(counts)((largest, (place // width, place % width)), shape=(len(texts.starts), width))
 
 
 def _common_subsequences(texts: _Texts) -> Array:

@@ -48,6 +48,11 @@ class BaseModel(nn.Module):
         with torch.device("meta"):
             return cls.from_config(cfg)
 
+    @classmethod
+    def count_parameters(cls, cfg: Any) -> dict[str, tuple[int, int]]:
+        """`parameter_counts` of the model that a configuration describes; no weight file is read."""
+        return cls.skeleton(cfg).parameter_counts()
+
     def place(self, device: torch.device) -> "BaseModel":
         """Move to a device, frozen parts in the precision that suits it."""
         return self.to(device)
@@ -64,6 +69,11 @@ class BaseModel(nn.Module):
         for module in self._frozen:
             module.eval()
         return self
+
+    @property
+    def precision(self) -> str:
+        """In which type the model computes, for the record of a result: "float32", "bfloat16", …"""
+        return "float32"
 
     @property
     def device(self) -> torch.device:

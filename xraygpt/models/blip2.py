@@ -8,10 +8,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
-from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.registry import suggest
@@ -19,8 +17,6 @@ from xraygpt.models.base_model import BaseModel
 
 VIT_MODELS = {"eva_clip_g": "eva_giant_patch14_224"}
 """`model.vit_model` → timm's name of the architecture."""
-
-HALF_PRECISION = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass
@@ -54,8 +50,8 @@ class QFormerSize:
     """Standard deviation of random weights and queries; more makes the untrained queries look at different places."""
 
 
-def build_vit(*, name: str, image_size: int, size: VitSize, drop_path_rate: float = 0.0, grad_checkpointing: bool = False) -> nn.Module:
-    """A vision transformer [B, 3, S, S] → [B, P, D_v]: all tokens, no final norm, random weights."""
+def check_vit(*, name: str, image_size: int, size: VitSize) -> None:
+    """Raise ConfigError unless `build_vit` can build it."""
     if name not in VIT_MODELS:
         raise ConfigError(f"model.vit_model: {name!r} is not known.{suggest(name, VIT_MODELS)}")
     if size.embed_dim % size.num_heads or image_size % size.patch_size:
@@ -63,6 +59,13 @@ def build_vit(*, name: str, image_size: int, size: VitSize, drop_path_rate: floa
             f"model.vit: embed_dim {size.embed_dim} must be a multiple of num_heads {size.num_heads}, "
             f"and model.image_size {image_size} of patch_size {size.patch_size}."
         )
+
+
+def build_vit(*, name: str, image_size: int, size: VitSize, drop_path_rate: float = 0.0, grad_checkpointing: bool = False) -> nn.Module:
+    """A vision transformer [B, 3, S, S] → [B, P, D_v]: all tokens, no final norm, random weights."""
+    import timm  # with all its models, torchvision and torch's compiler: seconds that only a model which is built need wait for
+
+    check_vit(name=name, image_size=image_size, size=size)
     vit: Any = timm.create_model(
         VIT_MODELS[name],
         pretrained=False,
@@ -89,6 +92,8 @@ def build_vit(*, name: str, image_size: int, size: VitSize, drop_path_rate: floa
 
 def build_qformer(*, vision_width: int, num_query_token: int, size: QFormerSize) -> tuple[nn.Module, nn.Parameter]:
     """A Q-Former that reads [B, P, D_v], and its learned queries [1, Q, D_q], drawn from N(0, init_std)."""
+    from transformers import Blip2QFormerConfig, Blip2QFormerModel  # seconds, like timm
+
     config = Blip2QFormerConfig(
         encoder_hidden_size=vision_width,
         hidden_size=size.hidden_size,
@@ -121,36 +126,15 @@ class Blip2Base(BaseModel):
         self.ln_vision = ln_vision
         self.Qformer = qformer
         self.query_tokens = query_tokens
-        self.half_dtype: torch.dtype | None = None
+        self.vision_dtype = torch.float32
 
     def maybe_autocast(self) -> AbstractContextManager:
-        """Autocast to the precision of the frozen parts, where `place` has put any in half precision."""
-        return torch.autocast(self.device.type, dtype=self.half_dtype, enabled=self.half_dtype is not None)
+        """Autocast to the type in which the vision transformer computes, where `place` has made that half precision."""
+        half = self.vision_dtype is not torch.float32
+        return torch.autocast(self.device.type, dtype=self.vision_dtype if half else None, enabled=half)
 
     def encode_queries(self, image: Tensor) -> Tensor:
         """float32 [B, 3, S, S] → Q-Former output [B, Q, D_q]."""
         features = self.ln_vision(self.visual_encoder(image))
         queries = self.query_tokens.expand(image.shape[0], -1, -1)
         return self.Qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state
-
-
-def halve_matrices(module: nn.Module, dtype: torch.dtype) -> None:
-    """Store convolution and linear weights in half precision; norms and other vectors stay in float32, as in LAVIS."""
-    for layer in module.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            layer.to(dtype)
-
-
-def half_dtype_for(device: torch.device, precision: str) -> torch.dtype | None:
-    """The half precision of frozen parts: "auto" is bf16 or else fp16 on CUDA, and float32 (None) on other devices."""
-    if precision == "auto":
-        if device.type != "cuda":
-            return None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if precision == "fp32":
-        return None
-    if precision not in HALF_PRECISION:
-        raise ConfigError(f"model: precision {precision!r} is not known.{suggest(precision, ['auto', 'fp32', *HALF_PRECISION])}")
-    if device.type == "cpu":
-        return None
-    return HALF_PRECISION[precision]

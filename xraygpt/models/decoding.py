@@ -6,25 +6,22 @@ and a cache that outlives the call, is what transformers' `generate` does not of
 `B` rows, `T` tokens of the longest prompt, `D` width of the language model, `V` size of its vocabulary.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import (
-    DynamicCache,
-    LogitsProcessorList,
-    MinNewTokensLengthLogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.seed import stateless_seed
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, LogitsProcessorList
 
 Read = Callable[..., Any]
 """The language model's `forward`."""
@@ -212,6 +209,14 @@ class Decoding:
 
 
 def _processors(settings: DecodingSettings, eos_id: int, device: torch.device) -> LogitsProcessorList:
+    from transformers import (
+        LogitsProcessorList,
+        MinNewTokensLengthLogitsProcessor,
+        RepetitionPenaltyLogitsProcessor,
+        TemperatureLogitsWarper,
+        TopPLogitsWarper,
+    )
+
     processors = LogitsProcessorList()
     if settings.repetition_penalty != 1.0:
         processors.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))

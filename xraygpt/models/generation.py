@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from xraygpt.models.caches import PrefixCache, read_shared_prefix
 from xraygpt.models.decoding import Decoding, DecodingSettings, Read, row_seeds
@@ -151,6 +150,8 @@ def beam_search(llm: Any, tokenizer: Any, prompts: PromptRows, settings: Decodin
 
 
 def _search(llm: Any, tokenizer: Any, embeds: Tensor, mask: Tensor, settings: DecodingSettings) -> list[GeneratedText]:
+    from transformers import GenerationConfig, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+
     # Not through GenerationConfig: with embeddings, transformers skips as many new tokens there as a row has padding.
     penalty = [RepetitionPenaltyLogitsProcessor(settings.repetition_penalty)] if settings.repetition_penalty != 1.0 else []
     end_sym = settings.end_sym

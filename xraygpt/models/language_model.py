@@ -1,18 +1,21 @@
 """The language model: loading it from a local folder, and knowing it again."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import logging
 import pickle
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from xraygpt.common.errors import CheckpointError, first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,8 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         CheckpointError: the folder holds no tokenizer that can be read, or one without begin- and end-of-text tokens.
     """
+    from transformers import AutoTokenizer
+
     if not Path(folder).expanduser().is_dir():
         raise CheckpointError(f"There is no language model folder {folder} (looked for {Path(folder).expanduser().absolute()}).")
     try:
@@ -45,20 +50,21 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_language_model(folder: str | Path, *, from_scratch: bool = False, quantize_8bit: bool = False) -> PreTrainedModel:
+def load_language_model(folder: str | Path, *, from_scratch: bool = False) -> PreTrainedModel:
     """A causal language model from a local folder; nothing is downloaded.
 
     Args:
         folder: config.json with weights (safetensors, or .bin read without executing pickles).
         from_scratch: random weights of the size in config.json, float32.
-        quantize_8bit: matrices as 8-bit integers (needs bitsandbytes: `pip install xraygpt[quant]`).
 
     Returns:
-        The model in the precision that its files have.
+        The model in the precision that its files have. Safetensors are mapped into memory, not copied.
 
     Raises:
         CheckpointError: the folder has no config.json or no weights, or they do not fit.
     """
+    from transformers import AutoConfig, AutoModelForCausalLM  # seconds, like timm
+
     folder = Path(folder).expanduser()
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"There is no config.json in {folder.absolute()}: expected a language model folder as transformers saves it.")
@@ -75,8 +81,6 @@ def load_language_model(folder: str | Path, *, from_scratch: bool = False, quant
         )
     # Sizes that do not match are let pass there, to be named below.
     options: dict[str, Any] = {"dtype": "auto", "ignore_mismatched_sizes": True, **_LOCAL}
-    if quantize_8bit:
-        options |= _eight_bit_options()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, output_loading_info=True, **options)
         model, report = loaded
@@ -93,15 +97,8 @@ def load_language_model(folder: str | Path, *, from_scratch: bool = False, quant
     return model
 
 
-def _eight_bit_options() -> dict[str, Any]:
-    if find_spec("bitsandbytes") is None:
-        raise CheckpointError("model.low_resource needs bitsandbytes: pip install 'xraygpt[quant]'.")
-    place = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
-    return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": place}
-
-
-def identity_of(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str) -> dict[str, Any]:
-    """What tells one language model from another: tokenizer hash, sizes, and a sample of its embedding matrix.
+def identity_of(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str, *, with_embedding: bool = True) -> dict[str, Any]:
+    """What tells one language model from another: tokenizer hash, sizes, and a sample of its embedding matrix, unless without.
 
     The sample is 256 values at even distances: fine-tuning shifts it, loading in another precision hardly does.
     """
@@ -114,7 +111,7 @@ def identity_of(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name
         "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest(),
         "vocab_size": model.config.vocab_size,
         "hidden_size": model.config.hidden_size,
-        "embedding": sample.float().cpu().tolist(),
+        **({"embedding": sample.float().cpu().tolist()} if with_embedding else {}),
     }
 
 

@@ -6,7 +6,6 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -90,8 +89,7 @@ def _log_probs(model: Any, images: Tensor, prompt: list[int], answer: Sequence[i
     num_tokens = len(answer)
     batch = pad_rows([prompt + list(answer)] * len(images), [num_tokens] * len(images), pad_id=model.llama_tokenizer.pad_token_id)
     embeds = embed(batch, model.llama_model.get_input_embeddings(), model.encode_img(images))
-    with model.maybe_autocast():
-        logits = model.llama_model(inputs_embeds=embeds, use_cache=False, logits_to_keep=num_tokens + 1).logits[:, :-1]
+    logits = model.llama_model(inputs_embeds=embeds, use_cache=False, logits_to_keep=num_tokens + 1).logits[:, :-1]
     targets = batch.labels[:, len(prompt) :].to(logits.device)
     return -F.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none").cpu()
 
@@ -102,6 +100,8 @@ def heat_layer(heat: NDArray[np.float32]) -> Image.Image:
     The colours (matplotlib's "inferno") grow steadily in brightness, so that they can be told apart without red and green. Where the map is
     0 the layer is transparent, from 0.5 on opaque.
     """
+    import matplotlib  # a second and more, which only a map that is drawn need wait for
+
     layer = matplotlib.colormaps["inferno"](heat, bytes=True)
     layer[..., 3] = np.clip(heat * 2 * 255, 0, 255).astype(np.uint8)
     return Image.fromarray(layer)

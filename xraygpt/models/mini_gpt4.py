@@ -9,21 +9,34 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from omegaconf import MISSING, OmegaConf
 from torch import Tensor, nn
-from transformers import GenerationConfig
 
 from xraygpt.common.checkpoint import load_checkpoint, model_state
 from xraygpt.common.errors import CheckpointError, DataError
 from xraygpt.common.registry import registry
 from xraygpt.common.schema import path_field
 from xraygpt.conversation.prompts import IMAGE_PLACEHOLDER, load_prompts, question_prompt, split_at_images
-from xraygpt.models.blip2 import QFormerSize, VitSize, build_qformer, build_vit, half_dtype_for, halve_matrices
+from xraygpt.models.blip2 import QFormerSize, VitSize, build_qformer, build_vit, check_vit
+from xraygpt.models.caches import ConstantBeginning
 from xraygpt.models.language_model import identity_differences, identity_of, load_language_model, load_tokenizer
+from xraygpt.models.loss import supervised_loss
+from xraygpt.models.precision import FrozenDtype, check_frozen_dtype, place_part, stored_as
+from xraygpt.models.recomputation import recompute_layers
 from xraygpt.models.report_writer import ReportWriter
-from xraygpt.models.sequence import IGNORE, TokenBatch, answer_ids, embed, pad_rows, prompt_ids
-from xraygpt.models.weights import load_into, load_qformer_weights, load_vit_weights
+from xraygpt.models.sequence import TokenBatch, answer_ids, embed, pad_rows, prompt_ids
+from xraygpt.models.sizes import ModelSize
+from xraygpt.models.weights import load_into, load_qformer_weights, load_vit_weights, without_weights
+
+
+@dataclass
+class GradCheckpoint:
+    """Which parts keep no activations for the backward pass and compute them again there: slower, and far less memory."""
+
+    vit: bool = False
+    """Of use where the ViT is trained: a frozen one keeps nothing in any case."""
+    llm: bool = False
+    """Of use for a frozen language model too: the projection's gradient comes through it."""
 
 
 @dataclass
@@ -41,11 +54,7 @@ class MiniGPT4Config:
     vit_weights: Any = path_field(how_to_get="This is eva_vit_g.pth of LAVIS' BLIP-2; docs/training.md says where it is published.")
     """EVA-ViT weights; "": random."""
     freeze_vit: bool = True
-    vit_precision: str = "auto"
-    """Of a frozen ViT: auto, fp32, fp16, bf16. The CPU always computes in fp32."""
     drop_path_rate: float = 0.0
-    use_grad_checkpoint: bool = False
-    """Recompute the ViT's activations in the backward pass instead of keeping them."""
 
     num_query_token: int = 32
     qformer: QFormerSize = field(default_factory=QFormerSize)
@@ -63,12 +72,14 @@ class MiniGPT4Config:
     llm_from_scratch: bool = False
     """Random weights of the size in the folder's config.json, for training all parts."""
     freeze_llm: bool = True
-    llm_precision: str = "auto"
-    """Of a frozen language model: auto, fp32, fp16, bf16. The CPU always computes in fp32."""
-    low_resource: bool = False
-    """Load the language model with 8-bit weights (needs the extra `quant`)."""
 
     freeze_proj: bool = False
+    frozen_dtype: FrozenDtype = field(default_factory=FrozenDtype)
+    """How frozen parts are stored and computed: auto, fp32, bf16, fp16, int8, nf4, for `vit` and `llm` apart."""
+    grad_checkpoint: GradCheckpoint = field(default_factory=GradCheckpoint)
+    loss_chunk_rows: int | None = None
+    """Supervised tokens whose logits exist at a time; none: as many as 256 MiB hold in float32. Fewer need less memory, and time for
+    computing them twice."""
     prompt_path: Any = path_field(default="", how_to_get="A text file with one prompt a line, such as prompts/alignment.txt.")
     """Prompts, one a line, each with <ImageHere>; "": the image alone, put into the template."""
     prompt_template: str = "###Patient: {} ###Doctor: "
@@ -96,6 +107,7 @@ class MiniGPT4(ReportWriter):
         prompt_template: text around a question, with `{}` in its place.
         max_txt_len: longest target in tokens.
         end_sym: ends every target.
+        loss_chunk_rows: see `xraygpt.models.loss.supervised_loss`.
         llm_name: how messages call the language model.
         llm_is_pretrained: whether its first loss should be far below that of guessing.
     """
@@ -119,19 +131,23 @@ class MiniGPT4(ReportWriter):
         prompt_template: str = "{}",
         max_txt_len: int = 160,
         end_sym: str = "###",
+        loss_chunk_rows: int | None = None,
         llm_name: str = "language model",
         llm_is_pretrained: bool = False,
     ) -> None:
         super().__init__(visual_encoder=visual_encoder, ln_vision=ln_vision, qformer=qformer, query_tokens=query_tokens)
         self.llama_tokenizer = llama_tokenizer
         self.llama_model = llama_model
+        from transformers import GenerationConfig
+
         # What a call leaves open is transformers' default, not that of the language model's folder.
         self.llama_model.generation_config = GenerationConfig()
         self.llama_proj = nn.Linear(query_tokens.shape[-1], llama_model.config.hidden_size)
         self.prompt_list, self.prompt_template = list(prompt_list), prompt_template
-        self.max_txt_len, self.end_sym = max_txt_len, end_sym
+        self.max_txt_len, self.end_sym, self.loss_chunk_rows = max_txt_len, end_sym, loss_chunk_rows
         self.llm_name, self.llm_is_pretrained = llm_name, llm_is_pretrained
-        self.vit_precision = self.llm_precision = "auto"
+        self.frozen_dtype, self._stored = FrozenDtype(), ["float32", "float32"]
+        self.beginning = ConstantBeginning()
 
     # Building --------------------------------------------------------------------------------------------------
 
@@ -139,45 +155,73 @@ class MiniGPT4(ReportWriter):
     def from_config(cls, cfg: Any) -> "MiniGPT4":
         """Build the parts, load their weights, freeze what is to be frozen; see `MiniGPT4Config`. Nothing is downloaded."""
         cfg = OmegaConf.to_object(cfg)
-        vit = build_vit(
-            name=cfg.vit_model,
-            image_size=cfg.image_size,
-            size=cfg.vit,
-            drop_path_rate=cfg.drop_path_rate,
-            grad_checkpointing=cfg.use_grad_checkpoint,
-        )
-        qformer, query_tokens = build_qformer(vision_width=cfg.vit.embed_dim, num_query_token=cfg.num_query_token, size=cfg.qformer)
-        prompts = load_prompts(cfg.prompt_path, cfg.prompt_template) if cfg.prompt_path else [question_prompt("", cfg.prompt_template)]
+        _check_parts(cfg)
+        paths = [path for path in ([cfg.ckpt] if isinstance(cfg.ckpt, str) else cfg.ckpt or []) if path]
+        filled = {key.split(".")[0] for path in paths for key in model_state(load_checkpoint(path, mmap=True))}
+        with without_weights(bool(cfg.vit_weights) or "visual_encoder" in filled):
+            vit = build_vit(
+                name=cfg.vit_model,
+                image_size=cfg.image_size,
+                size=cfg.vit,
+                drop_path_rate=cfg.drop_path_rate,
+                grad_checkpointing=cfg.grad_checkpoint.vit,
+            )
+        with without_weights(bool(cfg.q_former_model) or "Qformer" in filled):
+            qformer, query_tokens = build_qformer(vision_width=cfg.vit.embed_dim, num_query_token=cfg.num_query_token, size=cfg.qformer)
+        with without_weights(cfg.llm_from_scratch and "llama_model" in filled):
+            llm = load_language_model(cfg.llama_model, from_scratch=cfg.llm_from_scratch)
+        prompts = _prompts_of(cfg)
         model = cls(
             visual_encoder=vit,
             ln_vision=nn.LayerNorm(cfg.vit.embed_dim),
             qformer=qformer,
             query_tokens=query_tokens,
             llama_tokenizer=load_tokenizer(cfg.llama_model),
-            llama_model=load_language_model(cfg.llama_model, from_scratch=cfg.llm_from_scratch, quantize_8bit=cfg.low_resource),
+            llama_model=llm,
             prompt_list=prompts,
             prompt_template=cfg.prompt_template,
             max_txt_len=cfg.max_txt_len,
             end_sym=cfg.end_sym,
+            loss_chunk_rows=cfg.loss_chunk_rows,
             llm_name=str(cfg.llama_model),
             llm_is_pretrained=not cfg.llm_from_scratch,
         )
-        model.vit_precision, model.llm_precision = cfg.vit_precision, cfg.llm_precision
+        model.frozen_dtype = cfg.frozen_dtype
         if cfg.vit_weights:
             load_vit_weights(model.visual_encoder, cfg.vit_weights)
         if cfg.q_former_model:
             load_qformer_weights(model.Qformer, model.ln_vision, model.query_tokens, cfg.q_former_model)
-        for path in [cfg.ckpt] if isinstance(cfg.ckpt, str) else cfg.ckpt:
-            if path:
-                model.load_parts(path, allow_other_llm=cfg.allow_other_llm)
+        for path in paths:
+            model.load_parts(path, allow_other_llm=cfg.allow_other_llm)
+        if cfg.grad_checkpoint.llm:
+            recompute_layers(model.llama_model)
         model.freeze_parts(vit=cfg.freeze_vit, qformer=cfg.freeze_qformer, llm=cfg.freeze_llm, proj=cfg.freeze_proj)
         return model
 
     @classmethod
     def skeleton(cls, cfg: Any) -> "MiniGPT4":
         """The model without storage (meta device), for counting parameters; no weight file is read."""
-        without_weights = {"vit_weights": "", "q_former_model": "", "ckpt": "", "llm_from_scratch": True, "low_resource": False}
-        return super().skeleton(OmegaConf.merge(cfg, without_weights))  # type: ignore[return-value]
+        no_files = {"vit_weights": "", "q_former_model": "", "ckpt": "", "llm_from_scratch": True}
+        return super().skeleton(OmegaConf.merge(cfg, no_files))  # type: ignore[return-value]
+
+    @classmethod
+    def count_parameters(cls, cfg: Any) -> dict[str, tuple[int, int]]:
+        """As of the skeleton, but without one where the sizes tell all: building it would take most of the time of `--check`."""
+        size = ModelSize.of(cfg) if cls is MiniGPT4 else None
+        if size is None:
+            return super().count_parameters(cfg)
+        cfg = OmegaConf.to_object(cfg)
+        _check_parts(cfg)
+        _prompts_of(cfg)
+        frozen = {
+            "query_tokens": cfg.freeze_qformer,
+            "visual_encoder": cfg.freeze_vit,
+            "ln_vision": cfg.freeze_vit,
+            "Qformer": cfg.freeze_qformer,
+            "llama_model": cfg.freeze_llm,
+            "llama_proj": cfg.freeze_proj,
+        }
+        return {part: (count, 0 if frozen[part] else count) for part, count in size.parameter_counts().items()}
 
     def freeze_parts(self, *, vit: bool, qformer: bool, llm: bool, proj: bool) -> None:
         """Freeze the named parts; `ln_vision` goes with the ViT, the query tokens with the Q-Former."""
@@ -200,12 +244,12 @@ class MiniGPT4(ReportWriter):
             CheckpointError: parameters are missing, unexpected or misshapen; or the checkpoint was trained with another
                 language model, unless `allow_other_llm`.
         """
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_checkpoint(path, mmap=True)
         state = model_state(checkpoint)
         brings_llm = any(key.startswith("llama_model.") for key in state)
         stored = checkpoint.get("llm")
         if stored and not allow_other_llm:
-            own = identity_of(self.llama_tokenizer, self.llama_model, self.llm_name)
+            own = identity_of(self.llama_tokenizer, self.llama_model, self.llm_name, with_embedding=not brings_llm)
             different = identity_differences(stored, own, compare_embedding=not brings_llm)
             if different:
                 raise CheckpointError(
@@ -214,7 +258,10 @@ class MiniGPT4(ReportWriter):
                     "(model.allow_other_llm=True loads it all the same)."
                 )
         load_into(self, state, path)
+        if brings_llm:
+            self.llama_model.tie_weights()
         self.seen_images.clear()
+        self.beginning.forget()
         self.llm_is_pretrained |= brings_llm
 
     def identity(self) -> dict[str, Any]:
@@ -227,26 +274,24 @@ class MiniGPT4(ReportWriter):
         return identity_differences(stored, self.identity(), compare_embedding=not trained)
 
     def place(self, device: torch.device) -> "MiniGPT4":
-        """Move to `device`; frozen ViT and language model in half precision on CUDA, everything in float32 on the CPU."""
-        quantized = getattr(self.llama_model, "is_quantized", False)
-        for part, precision in ((self.visual_encoder, self.vit_precision), (self.llama_model, self.llm_precision)):
-            if part is self.llama_model and quantized:
-                continue
-            frozen = not any(parameter.requires_grad for parameter in part.parameters())
-            half = half_dtype_for(device, precision) if frozen else None
-            if half is None:
-                part.float()
-            elif part is self.visual_encoder:
-                halve_matrices(part, half)
-            else:
-                part.to(half)
-            self.half_dtype = half or self.half_dtype
-        for name, part in self.named_children():
-            if not (name == "llama_model" and quantized):
-                part.to(device)
-        self.query_tokens.data = self.query_tokens.data.to(device)
+        """Move to `device`: frozen ViT and language model as `frozen_dtype` says, everything else in float32."""
+        vit = self.frozen_dtype.vit if _is_frozen(self.visual_encoder) else "fp32"
+        llm = self.frozen_dtype.llm if _is_frozen(self.llama_model) else "fp32"
+        self._stored = [stored_as(vit, device), stored_as(llm, device)]
+        self.vision_dtype = place_part(self.visual_encoder, device, vit, keep_vectors=True)
+        if not getattr(self.llama_model, "is_quantized", False):  # the folder's own weights may be: transformers has placed them
+            place_part(self.llama_model, device, llm, last="lm_head")
+        for part in (self.ln_vision, self.Qformer, self.llama_proj):
+            place_part(part, device)
+        self.query_tokens.data = self.query_tokens.data.to(device, torch.float32)
         self.seen_images.clear()
+        self.beginning.forget()
         return self
+
+    @property
+    def precision(self) -> str:
+        """How ViT and language model are stored: "float32", or "bfloat16, int8" where they differ."""
+        return ", ".join(dict.fromkeys(self._stored))
 
     @property
     def device(self) -> torch.device:
@@ -296,18 +341,14 @@ class MiniGPT4(ReportWriter):
         return {"loss": self.loss_of(batch, image_embeds), "num_tokens": sum(map(len, answers))}
 
     def loss_of(self, batch: TokenBatch, image_embeds: Tensor) -> Tensor:
-        """Mean cross-entropy over the labels of `batch`; logits are computed for the supervised positions only."""
+        """Mean cross-entropy over the labels of `batch`; what a frozen language model reads first in every row is read once a run."""
         inputs = embed(batch, self.llama_model.get_input_embeddings(), image_embeds)
-        targets = F.pad(batch.labels, (0, 1), value=IGNORE)[:, 1:].to(inputs.device)
-        supervised = targets != IGNORE
-        with self.maybe_autocast():
-            logits = self.llama_model(
-                inputs_embeds=inputs,
-                attention_mask=batch.attention_mask.to(inputs.device),
-                logits_to_keep=supervised,
-                use_cache=False,
-            ).logits
-        return F.cross_entropy(logits.float(), targets[supervised])
+        beginning, read = None, 0
+        if _is_frozen(self.llama_model):
+            beginning, read = self.beginning.before(self.llama_model, lambda: self.prompt_wrap(self.prompt_list), batch)
+        return supervised_loss(
+            self.llama_model, inputs[:, read:], batch.labels[:, read:], beginning=beginning, chunk_rows=self.loss_chunk_rows
+        )
 
     def first_loss_warning(self, loss: float) -> str | None:
         """A pretrained language model that starts at the loss of guessing is not the one that was meant."""
@@ -319,3 +360,17 @@ class MiniGPT4(ReportWriter):
             f"{self.llm_name} is pretrained. Likely causes: its weights are not what they should be (delta weights that were never merged, "
             "another version), its tokenizer belongs to another model, or the end symbol and template are foreign to it."
         )
+
+
+def _check_parts(cfg: MiniGPT4Config) -> None:
+    check_vit(name=cfg.vit_model, image_size=cfg.image_size, size=cfg.vit)
+    check_frozen_dtype(cfg.frozen_dtype.vit, part="vit", frozen=cfg.freeze_vit)
+    check_frozen_dtype(cfg.frozen_dtype.llm, part="llm", frozen=cfg.freeze_llm)
+
+
+def _prompts_of(cfg: MiniGPT4Config) -> list[str]:
+    return load_prompts(cfg.prompt_path, cfg.prompt_template) if cfg.prompt_path else [question_prompt("", cfg.prompt_template)]
+
+
+def _is_frozen(part: nn.Module) -> bool:
+    return not any(parameter.requires_grad for parameter in part.parameters())

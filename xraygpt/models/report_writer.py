@@ -89,9 +89,8 @@ class ReportWriter(Blip2Base):
         chosen = DecodingSettings(**{"end_sym": self.end_sym, **settings})
         rows = self._prompt_rows(prompts, image_embeds)
         if chosen.num_beams > 1:
-            with self.maybe_autocast():
-                return beam_search(self.llama_model, self.llama_tokenizer, rows, chosen)
-        for decoding in write_rows(self._read, self.llama_tokenizer, rows, chosen, cache):
+            return beam_search(self.llama_model, self.llama_tokenizer, rows, chosen)
+        for decoding in write_rows(self.llama_model, self.llama_tokenizer, rows, chosen, cache):
             for row in decoding.rows:
                 if watch and watch(row, decoding.token_ids[row]):
                     decoding.stop(row)
@@ -110,7 +109,7 @@ class ReportWriter(Blip2Base):
             return
         chosen = DecodingSettings(**{"end_sym": self.end_sym, **settings})
         rows = self._prompt_rows([prompt], image_embeds)
-        with closing(write_rows(self._read, self.llama_tokenizer, rows, chosen, cache)) as steps:
+        with closing(write_rows(self.llama_model, self.llama_tokenizer, rows, chosen, cache)) as steps:
             for decoding in steps:
                 (written,) = written_texts(decoding)
                 yield (
@@ -123,10 +122,6 @@ class ReportWriter(Blip2Base):
         look_up = self.llama_model.get_input_embeddings()
         with torch.no_grad():
             return PromptRows.of(self.prompt_wrap(prompts), image_embeds, embed_tokens=look_up, pad_id=self.llama_tokenizer.pad_token_id)
-
-    def _read(self, **inputs: Any) -> Any:
-        with self.maybe_autocast():
-            return self.llama_model(**inputs)
 
     def report_prompt(self, question: str = "") -> str:
         """The prompt that asks for a report: the question in the template; "" takes the first training prompt."""

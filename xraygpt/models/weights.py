@@ -1,14 +1,16 @@
 """Names in published weight files → names of our parts. The only file with key maps.
 
 `eva_vit_g.pth` has timm's own names; the BLIP-2 checkpoint's Q-Former needs three replacements for transformers' names.
+
+Files are mapped into memory, and their tensors become the parameters: nothing is read before it is used, and nothing is copied that need
+not be converted. Do not write into a file whose weights are in use; replace it by another (as `mv` does, and not `cp`).
 """
 
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-import torch
-from timm.models.eva import checkpoint_filter_fn
 from torch import Tensor, nn
 
 from xraygpt.common.checkpoint import PUBLISHED_BUFFERS, load_checkpoint, model_state
@@ -24,12 +26,21 @@ _QFORMER_NAMES = (
 _QFORMER_TEXT_HALF = (".intermediate.dense.", ".output.dense.", ".output.LayerNorm.")
 
 
+def without_weights(filled: bool) -> AbstractContextManager:
+    """Modules that are built inside have parameters without storage and initial values, if a file will fill them; buffers are made."""
+    from accelerate import init_empty_weights  # seconds, like timm
+
+    return init_empty_weights(include_buffers=False) if filled else nullcontext()
+
+
 def load_vit_weights(vit: nn.Module, path: str | Path) -> None:
     """Load EVA-ViT weights in LAVIS or timm naming; position embeddings are interpolated bicubically to the model's size.
 
     Keys the model has no place for (a head, a final norm) are left out; a missing one is a CheckpointError.
     """
-    state = {key.removeprefix("visual_encoder."): value for key, value in model_state(load_checkpoint(path)).items()}
+    from timm.models.eva import checkpoint_filter_fn  # see `build_vit`
+
+    state = {key.removeprefix("visual_encoder."): value for key, value in model_state(load_checkpoint(path, mmap=True)).items()}
     if "pos_embed" not in state or "patch_embed.proj.weight" not in state:
         raise CheckpointError(f"{path} holds no EVA vision transformer: expected keys such as pos_embed and blocks.0.attn.qkv.weight.")
     state = checkpoint_filter_fn(state, vit, antialias=False)
@@ -53,7 +64,7 @@ def qformer_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def load_qformer_weights(qformer: nn.Module, ln_vision: nn.Module, query_tokens: nn.Parameter, path: str | Path) -> None:
     """Load the Q-Former, `ln_vision` and the query tokens from a BLIP-2 checkpoint; each must be complete."""
-    state = model_state(load_checkpoint(path))
+    state = model_state(load_checkpoint(path, mmap=True))
     if "query_tokens" not in state:
         raise CheckpointError(f"{path} holds no BLIP-2 Q-Former: expected keys query_tokens, ln_vision.* and Qformer.bert.*.")
     if state["query_tokens"].shape != query_tokens.shape:
@@ -63,8 +74,7 @@ def load_qformer_weights(qformer: nn.Module, ln_vision: nn.Module, query_tokens:
         )
     _load_exactly(qformer, qformer_state(state), path)
     _load_exactly(ln_vision, {key.removeprefix("ln_vision."): value for key, value in state.items() if key.startswith("ln_vision.")}, path)
-    with torch.no_grad():
-        query_tokens.copy_(state["query_tokens"])
+    query_tokens.data = state["query_tokens"]
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
@@ -80,13 +90,18 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -
     parts = {key.split(".")[0] for key in renamed}
     wanted = {key: value for key, value in model.state_dict().items() if key.split(".")[0] in parts}
     _check(wanted, renamed, path)
-    model.load_state_dict(renamed, strict=False)
+    model.load_state_dict({key: _like(wanted[key], value) for key, value in renamed.items()}, strict=False, assign=True)
     logger.info("Loaded %s from %s", ", ".join(sorted(parts)), path)
 
 
 def _load_exactly(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
     _check(module.state_dict(), state, path)
-    module.load_state_dict(state)
+    module.load_state_dict({key: _like(wanted, state[key]) for key, wanted in module.state_dict().items()}, assign=True)
+
+
+def _like(wanted: Tensor, given: Tensor) -> Tensor:
+    """`given` where and as what it is wanted; the tensor itself, still mapped to its file, for a parameter that was built empty."""
+    return given if wanted.is_meta else given.to(wanted.device, wanted.dtype)
 
 
 def _check(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], path: str | Path) -> None:

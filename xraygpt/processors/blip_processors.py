@@ -4,13 +4,14 @@ Image processors: Pillow image, mode "L" or "RGB", any size → float32 tensor [
 Text processors: str → str.
 """
 
+import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms import v2
 
 from xraygpt.common.errors import ConfigError, DataError
 from xraygpt.common.registry import registry
@@ -20,6 +21,56 @@ IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 """Per-channel statistics of CLIP's training images, values 0..1: what the frozen image encoder was trained with."""
 
+ASPECT_RATIOS = (3 / 4, 4 / 3)
+"""Width : height of a random crop, smallest and largest: torchvision's, which the original trained with."""
+_CROP_ATTEMPTS = 10
+
+Geometry = Callable[[Image.Image], Image.Image]
+
+# Both are what torchvision.transforms.v2 has as RandomResizedCrop and Resize: the same random draws and the same pixels, as a test checks.
+# Importing torchvision brings torch's compiler with it, which every data worker and every command that reads an image would wait for.
+
+
+class RandomResizedCrop:
+    """A random part of an image, resized to a square, bicubically. Draws from torch's global random generator.
+
+    Args:
+        size: side of the result, pixels.
+        scale: smallest and largest part of the image's area.
+    """
+
+    def __init__(self, size: int, *, scale: tuple[float, float]) -> None:
+        self.size, self.scale = size, scale
+        self._log_ratios = torch.log(torch.tensor(ASPECT_RATIOS)).tolist()
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return the crop, S x S."""
+        return resize(image.crop(self.draw_box(*image.size)), self.size)
+
+    def draw_box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Draw a part of an image: left, upper, right and lower edge, in pixels.
+
+        Area and logarithm of the aspect ratio are uniform; the first of ten draws that fits in the image is taken. If none does, it is
+        the largest part in the middle whose aspect ratio is allowed.
+        """
+        for _ in range(_CROP_ATTEMPTS):
+            area = width * height * torch.empty(1).uniform_(*self.scale).item()
+            ratio = torch.exp(torch.empty(1).uniform_(*self._log_ratios)).item()
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                top = int(torch.randint(0, height - h + 1, size=(1,)))
+                left = int(torch.randint(0, width - w + 1, size=(1,)))
+                return left, top, left + w, top + h
+        w = min(width, round(height * max(ASPECT_RATIOS)))
+        h = min(height, round(width / min(ASPECT_RATIOS)))
+        left, top = (width - w) // 2, (height - h) // 2
+        return left, top, left + w, top + h
+
+
+def resize(image: Image.Image, size: int) -> Image.Image:
+    """The whole image as a square of `size` pixels, bicubically."""
+    return image.resize((size, size), Image.Resampling.BICUBIC)
+
 
 class BlipImageProcessor(BaseProcessor):
     """Geometry of a subclass, then scaling to 0..1 and normalisation.
@@ -28,7 +79,7 @@ class BlipImageProcessor(BaseProcessor):
     first, for a third of the work.
     """
 
-    def __init__(self, *, geometry: v2.Transform, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, *, geometry: Geometry, mean: Sequence[float], std: Sequence[float]) -> None:
         """
         Args:
             geometry: crop and resize, Pillow image → Pillow image of S x S.
@@ -38,15 +89,15 @@ class BlipImageProcessor(BaseProcessor):
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ConfigError(f"mean and std need three numbers each, those of std above 0; got mean={tuple(mean)}, std={tuple(std)}.")
         self.geometry = geometry
-        self.to_unit_range = v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)])
-        self.normalize = v2.Normalize(mean=list(mean), std=list(std))
+        self._mean, self._std = (torch.tensor([float(value) for value in values])[:, None, None] for values in (mean, std))
 
     def __call__(self, item: Image.Image) -> torch.Tensor:
         """Return the float32 tensor [3, S, S] of one image."""
         if item.mode not in ("L", "RGB"):
             raise DataError(f"An image of mode L or RGB was expected, not {item.mode}. Open image files with processors.open_image.")
-        pixels = self.to_unit_range(self.geometry(item))  # [1 or 3, S, S]
-        return self.normalize(pixels.expand(3, -1, -1))
+        pixels = torch.from_numpy(np.atleast_3d(np.array(self.geometry(item))))  # [S, S, 1 or 3]
+        values = pixels.permute(2, 0, 1).to(torch.float32).mul_(1 / 255)
+        return values.expand(3, -1, -1).sub(self._mean).div_(self._std)
 
 
 @registry.register_processor("blip2_image_train")
@@ -77,8 +128,7 @@ class Blip2ImageTrainProcessor(BlipImageProcessor):
         _require_size(image_size)
         if not 0 < min_scale <= max_scale <= 1:
             raise ConfigError(f"0 < min_scale <= max_scale <= 1 was expected; got min_scale={min_scale}, max_scale={max_scale}.")
-        crop = v2.RandomResizedCrop(image_size, scale=(min_scale, max_scale), interpolation=v2.InterpolationMode.BICUBIC)
-        super().__init__(geometry=crop, mean=mean, std=std)
+        super().__init__(geometry=RandomResizedCrop(image_size, scale=(min_scale, max_scale)), mean=mean, std=std)
         self.min_image_side = math.ceil(2 * image_size / math.sqrt(0.75 * min_scale))
 
 
@@ -97,8 +147,7 @@ class Blip2ImageEvalProcessor(BlipImageProcessor):
             std: see `BlipImageProcessor`.
         """
         _require_size(image_size)
-        resize = v2.Resize((image_size, image_size), interpolation=v2.InterpolationMode.BICUBIC)
-        super().__init__(geometry=resize, mean=mean, std=std)
+        super().__init__(geometry=functools.partial(resize, size=image_size), mean=mean, std=std)
         self.min_image_side = 2 * image_size
 
 

@@ -10,7 +10,6 @@ The look-up tables are applied here and not by pydicom, whose functions (3.0.2) 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit
 
 from xraygpt.common.errors import DataError
 from xraygpt.processors.dicom_header import Elements
@@ -66,7 +65,7 @@ class Window:
     def to_unit_range(self, values: np.ndarray) -> np.ndarray:
         """The output of each value, 0 = darkest to 1 = brightest (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
         if self.function == "SIGMOID":
-            return expit(4 * (values - self.center) / self.width)
+            return (1 + np.tanh(2 * (values - self.center) / self.width)) / 2  # the logistic function of 4 (x - c) / w; cannot overflow
         center, width = (self.center - 0.5, self.width - 1) if self.function == "LINEAR" else (self.center, self.width)
         if width == 0:
             return (values > center).astype(np.float64)

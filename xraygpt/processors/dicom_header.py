@@ -4,6 +4,8 @@ Whatever identifies a patient is not among `KEYWORDS` and is never read. A damag
 neighbours. So errors name an element and not its value, and pydicom, which quotes odd values in warnings and errors, is not heard.
 """
 
+from __future__ import annotations
+
 import logging
 import math
 import re
@@ -14,18 +16,14 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
-from typing import Any
-
-import pydicom
-from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.filereader import read_dataset, read_preamble
-from pydicom.multival import MultiValue
-from pydicom.sequence import Sequence
-from pydicom.tag import BaseTag
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from typing import TYPE_CHECKING, Any
 
 from xraygpt.common.errors import DataError
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+    from pydicom.tag import BaseTag
+    from pydicom.uid import UID
 
 KEYWORDS = (
     "Modality",
@@ -54,22 +52,6 @@ KEYWORDS = (
     "PixelData",
 )
 _LUT_KEYWORDS = ("LUTDescriptor", "LUTData", "LUTExplanation")  # of an item of the two LUT sequences
-
-UNREADABLE = (
-    ArithmeticError,
-    AttributeError,
-    BytesLengthException,
-    EOFError,
-    InvalidDicomError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
-"""What pydicom raises on bytes that are no DICOM. RuntimeError covers sequences nested without end and unknown value types."""
 
 _SILENCE = threading.Lock()  # the filters of `warnings` belong to the whole process
 
@@ -144,6 +126,9 @@ def read_header(content: bytes, *, name: str, max_bytes: int) -> tuple[Elements,
     Raises:
         DataError: the bytes are no DICOM, or unpack to more than `max_bytes`.
     """
+    import pydicom  # half a second, which only a DICOM file need wait for
+    from pydicom.uid import UID
+
     try:
         with _silent_pydicom():
             _refuse_inflation(content, name, max_bytes)
@@ -155,9 +140,29 @@ def read_header(content: bytes, *, name: str, max_bytes: int) -> tuple[Elements,
             values = {keyword: _plain_values(dataset, keyword, name, is_little_endian) for keyword in KEYWORDS}
             if values["PixelData"]:  # bytes or words: in big endian files they differ
                 values["PixelDataVR"] = ["OB" if dataset["PixelData"].VR == "OB" else "OW"]
-    except UNREADABLE as error:
+    except unreadable() as error:
         raise DataError(f"{name}: the DICOM header is damaged or cut short ({type(error).__name__}).") from None
     return Elements(values, name=name, is_little_endian=is_little_endian), syntax
+
+
+def unreadable() -> tuple[type[Exception], ...]:
+    """What pydicom raises on bytes that are no DICOM. RuntimeError covers sequences nested without end and unknown value types."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    return (
+        ArithmeticError,
+        AttributeError,
+        BytesLengthException,
+        EOFError,
+        InvalidDicomError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        struct.error,
+        zlib.error,
+    )
 
 
 @contextmanager
@@ -175,6 +180,9 @@ def _silent_pydicom() -> Iterator[None]:
 
 def _refuse_inflation(content: bytes, name: str, max_bytes: int) -> None:
     """Unpack a deflated data set up to a limit: pydicom would unpack a few kilobytes to as many gigabytes as they claim."""
+    from pydicom.filereader import read_dataset, read_preamble
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
     stream = BytesIO(content)
     read_preamble(stream, force=True)
     meta = read_dataset(stream, False, True, stop_when=_is_past_file_meta)
@@ -190,6 +198,8 @@ def _is_past_file_meta(tag: BaseTag, _vr: str | None, _length: int) -> bool:
 
 def _parsed_syntax(dataset: Dataset) -> UID:
     """A bare dataset (no file meta) is uncompressed; its transfer syntax is how its elements were just parsed."""
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
     is_implicit, is_little_endian = dataset.original_encoding
     if is_implicit:
         return ImplicitVRLittleEndian
@@ -198,6 +208,9 @@ def _parsed_syntax(dataset: Dataset) -> UID:
 
 def _plain_values(dataset: Dataset, keyword: str, name: str, is_little_endian: bool) -> list[Any] | None:
     """The values of one element: numbers, strings or bytes, and `Elements` for the items of a sequence."""
+    from pydicom.multival import MultiValue
+    from pydicom.sequence import Sequence
+
     try:
         value = dataset.get(keyword)
         if isinstance(value, Sequence):
@@ -209,7 +222,7 @@ def _plain_values(dataset: Dataset, keyword: str, name: str, is_little_endian: b
                 )
                 for item in value
             ]
-    except UNREADABLE:
+    except unreadable():
         return None  # an error for whoever asks for it; most files never need this element
     if isinstance(value, MultiValue | list):
         return list(value)

@@ -12,47 +12,49 @@ pylibjpeg-libjpeg, which reads every JPEG, is used where it is installed; it is 
 used: on some damaged code streams it computes for many seconds.
 """
 
+from __future__ import annotations
+
 import logging
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydicom.encaps import get_frame
-from pydicom.pixels import get_decoder
-from pydicom.pixels.decoders.base import Decoder
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    UID,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    RLELossless,
-)
 
 from xraygpt.common.errors import DataError
-from xraygpt.processors.dicom_header import UNREADABLE, Elements
+from xraygpt.processors.dicom_header import Elements, unreadable
+
+if TYPE_CHECKING:
+    from pydicom.pixels.decoders.base import Decoder
+    from pydicom.uid import UID
+
+# DICOM PS3.6, table A-1. pydicom has names for them, but takes half a second to import, which only a DICOM file need wait for.
+RLE_LOSSLESS = "1.2.840.10008.1.2.5"
+JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
+JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+JPEG_2000_LOSSLESS = "1.2.840.10008.1.2.4.90"
+JPEG_2000 = "1.2.840.10008.1.2.4.91"
+HTJ2K_LOSSLESS = "1.2.840.10008.1.2.4.201"
+HTJ2K_LOSSLESS_RPCL = "1.2.840.10008.1.2.4.202"
+HTJ2K = "1.2.840.10008.1.2.4.203"
+JPEG_LOSSLESS = "1.2.840.10008.1.2.4.57"
+JPEG_LOSSLESS_SV1 = "1.2.840.10008.1.2.4.70"
+JPEG_LS_LOSSLESS = "1.2.840.10008.1.2.4.80"
+JPEG_LS_NEAR_LOSSLESS = "1.2.840.10008.1.2.4.81"
 
 PLUGINS: dict[str, tuple[str, ...]] = {
-    RLELossless: ("pydicom",),
-    JPEGBaseline8Bit: ("pillow",),
-    JPEGExtended12Bit: ("pillow", "pylibjpeg"),
-    JPEG2000Lossless: ("pylibjpeg",),
-    JPEG2000: ("pylibjpeg",),
-    HTJ2KLossless: ("pylibjpeg",),
-    HTJ2KLosslessRPCL: ("pylibjpeg",),
+    RLE_LOSSLESS: ("pydicom",),
+    JPEG_BASELINE: ("pillow",),
+    JPEG_EXTENDED: ("pillow", "pylibjpeg"),
+    JPEG_2000_LOSSLESS: ("pylibjpeg",),
+    JPEG_2000: ("pylibjpeg",),
+    HTJ2K_LOSSLESS: ("pylibjpeg",),
+    HTJ2K_LOSSLESS_RPCL: ("pylibjpeg",),
     HTJ2K: ("pylibjpeg",),
-    JPEGLossless: ("gdcm", "pylibjpeg"),
-    JPEGLosslessSV1: ("gdcm", "pylibjpeg"),
-    JPEGLSLossless: ("gdcm", "pylibjpeg"),
-    JPEGLSNearLossless: ("gdcm", "pylibjpeg"),
+    JPEG_LOSSLESS: ("gdcm", "pylibjpeg"),
+    JPEG_LOSSLESS_SV1: ("gdcm", "pylibjpeg"),
+    JPEG_LS_LOSSLESS: ("gdcm", "pylibjpeg"),
+    JPEG_LS_NEAR_LOSSLESS: ("gdcm", "pylibjpeg"),
 }
 """Compressed transfer syntax → pydicom's plugins for it, best first: what else is installed does not change an image."""
 
@@ -61,7 +63,7 @@ MAX_JPEG_SCANS = 100
 32 MB of them would compute for six hours."""
 
 _FRAME_HEADERS = {0xFF00 | code for code in (*range(0xC0, 0xD0), 0xF7)} - {0xFFC4, 0xFFC8, 0xFFCC}  # 0xF7: JPEG-LS
-_LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K)
+_LOSSY = (JPEG_BASELINE, JPEG_EXTENDED, JPEG_LS_NEAR_LOSSLESS, JPEG_2000, HTJ2K)
 _INSTALL_HINTS = {
     "gdcm": 'Install its decoder with `pip install "xraygpt[gdcm]"`.',
     "pylibjpeg": "Install its decoder with `pip install pylibjpeg pylibjpeg-openjpeg`.",
@@ -122,7 +124,7 @@ def decode_codes(elements: Elements, layout: PixelLayout, syntax: UID) -> np.nda
     data = elements.values("PixelData")[0]
     if not isinstance(data, bytes):
         raise elements.damaged("PixelData")
-    holds_words = syntax not in PLUGINS or syntax == RLELossless  # all bits of a word are kept, not only the image's own
+    holds_words = syntax not in PLUGINS or syntax == RLE_LOSSLESS  # all bits of a word are kept, not only the image's own
     options: dict[str, Any] = {
         "rows": layout.rows,
         "columns": layout.columns,
@@ -138,7 +140,7 @@ def decode_codes(elements: Elements, layout: PixelLayout, syntax: UID) -> np.nda
     try:
         decoder, plugin = _decoder(data, layout, syntax, elements.name)
         stored, _ = decoder.as_array(data, index=0, decoding_plugin=plugin, **options)
-    except UNREADABLE as error:
+    except unreadable() as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{elements.name}: the pixel data are damaged or cut short ({reason}).") from error
     return _own_bits(stored, layout, shift=layout.high_bit + 1 - layout.bits_stored if holds_words else 0, is_lossy=syntax in _LOSSY)
@@ -146,6 +148,9 @@ def decode_codes(elements: Elements, layout: PixelLayout, syntax: UID) -> np.nda
 
 def _decoder(data: bytes, layout: PixelLayout, syntax: UID, name: str) -> tuple[Decoder, str]:
     """The decoder of a transfer syntax, and the plugin that it is to use ("" where it needs none)."""
+    from pydicom.encaps import get_frame
+    from pydicom.pixels import get_decoder
+
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
@@ -153,12 +158,12 @@ def _decoder(data: bytes, layout: PixelLayout, syntax: UID, name: str) -> tuple[
     if syntax not in PLUGINS:
         return decoder, ""
     plugins, hint = PLUGINS[syntax], _INSTALL_HINTS.get(PLUGINS[syntax][0])
-    if syntax != RLELossless:
+    if syntax != RLE_LOSSLESS:
         frame = get_frame(data, 0, number_of_frames=1)
         bits = _code_stream_bits(frame, layout, name)
         if "pillow" in plugins:
             require_few_scans(frame, name)
-        if syntax == JPEGExtended12Bit and bits > 8:
+        if syntax == JPEG_EXTENDED and bits > 8:
             plugins, hint = ("pylibjpeg",), _CONVERT_HINT
     plugin = next((plugin for plugin in plugins if plugin in decoder.available_plugins), None)
     if plugin is None:

@@ -36,8 +36,6 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from scipy.fft import dctn
-from scipy.stats import rankdata
 
 from xraygpt.common.errors import ConfigError, DataError
 
@@ -71,6 +69,10 @@ NUM_FREQUENCIES = 6
 _COLOURED = 16  # grey levels between the largest and the smallest channel; the noise of JPEG stays below
 _WORKING_SIDE = 256  # pixels; larger films are averaged down first, by a whole number
 _BAR_DEVIATION = 3.0  # grey levels; a row or column of a flat bar has less, its JPEG noise included
+
+# The lowest rows of the orthonormal type-II cosine transform of GRID values: row k is cos(pi k (n + 1/2) / GRID), of norm 1.
+_COSINES = np.cos(np.pi / GRID * np.outer(np.arange(NUM_FREQUENCIES), np.arange(GRID) + 0.5)) * np.sqrt(2 / GRID)
+_COSINES[0] /= np.sqrt(2)
 
 
 @dataclass(frozen=True)
@@ -179,8 +181,14 @@ def low_frequencies(coarse: Floats) -> Floats:
         [6, 6] coefficients of the orthonormal type-II cosine transform, divided by 32, of the ranks in -1..1. Row: vertical frequency;
         column: horizontal. [0, 0] is 0, the ranks' mean.
     """
-    ranks = (rankdata(coarse).reshape(coarse.shape) - 0.5) * (2 / coarse.size) - 1
-    return dctn(ranks, norm="ortho")[:NUM_FREQUENCIES, :NUM_FREQUENCIES] / GRID
+    ranks = (_average_ranks(coarse) - 0.5) * (2 / coarse.size) - 1
+    return _COSINES @ ranks @ _COSINES.T / GRID
+
+
+def _average_ranks(values: Floats) -> Floats:
+    """1 for the smallest value to the number of values for the largest; equal values share the mean of their ranks."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[place].reshape(values.shape)
 
 
 def candidates(block: Floats) -> Floats:

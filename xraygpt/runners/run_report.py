@@ -1,5 +1,6 @@
 """What a run leaves for its reader: lines of log.txt, TensorBoard events, the loss curve."""
 
+import datetime
 import logging
 import math
 import time
@@ -7,11 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from xraygpt.common.dist_utils import is_main_process, main_process
 from xraygpt.common.errors import ConfigError
-from xraygpt.common.files import atomic_path
+from xraygpt.common.files import atomic_path, write_json
 from xraygpt.common.logger import RunLog, max_memory_mib
 
 logger = logging.getLogger(__name__)
@@ -65,6 +64,8 @@ class RunReport:
     @main_process
     def plot_losses(self) -> None:
         """Draw the training loss over steps, and the validation loss over epochs, to loss.png."""
+        from matplotlib.figure import Figure  # a second that a run spends at its end rather than before its first step
+
         records = self.log.read()
         steps = [(record["step"], record["loss"]) for record in records if record.get("loss") is not None and "step" in record]
         valid = [(record["step"], record["val_loss"]) for record in records if "val_loss" in record]
@@ -80,6 +81,18 @@ class RunReport:
         with atomic_path(self.output_dir / "loss.png") as temporary:
             figure.savefig(temporary, dpi=120, format="png")
         logger.info("The loss curve is in %s", self.output_dir / "loss.png")
+
+    @main_process
+    def write_summary(
+        self, *, best: dict[str, Any] | None, tested: Mapping[str, Any], seconds: float, memory_mib: Mapping[str, Any]
+    ) -> None:
+        """Write summary.json, last of all: where it is, the run is complete. `memory_mib` is what `memory_by_part` gives."""
+        summary = {"job_id": self.output_dir.name, "best": best, "test": tested, "seconds": round(seconds, 1), "memory_mib": memory_mib}
+        write_json(self.output_dir / "summary.json", summary)
+        weights = ", ".join(f"{part} {count:,.1f}" for part, count in memory_mib["weights"].items())
+        others = ", ".join(f"{name} {memory_mib[name]:,.1f}" for name in ("gradients", "optimizer", "peak"))
+        logger.info("Memory in MiB: weights: %s; %s", weights, others)
+        logger.info("Finished in %s. Results are in %s", datetime.timedelta(seconds=int(seconds)), self.output_dir)
 
 
 def _json_number(value: float) -> float | None:

@@ -22,13 +22,13 @@ from xraygpt.common.dist_utils import (
     get_rank,
     get_world_size,
     is_main_process,
-    main_process,
     resolve_device,
 )
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.files import write_json, write_text
-from xraygpt.common.logger import MetricLogger, RunLog, max_memory_mib
+from xraygpt.common.logger import MetricLogger, RunLog
 from xraygpt.common.loss_watch import LossWatch
+from xraygpt.common.memory import memory_by_part
 from xraygpt.common.optims import build_adamw
 from xraygpt.common.registry import registry
 from xraygpt.common.run_config import RunConfig
@@ -228,7 +228,9 @@ class RunnerBase:
         finally:
             self.train_loader.close()  # ends its processes
             self.checkpointer.wait()
-        self._write_summary(tested, seconds=time.monotonic() - start)
+        best = self.state.best if self.state.best["epoch"] >= 0 else None
+        memory = memory_by_part(self.model, self.updater.optimizer, self.device)
+        self.report.write_summary(best=best, tested=tested, seconds=time.monotonic() - start, memory_mib=memory)
 
     def _run_epoch(self, epoch: int) -> None:
         """Train, validate, log, save."""
@@ -384,17 +386,3 @@ class RunnerBase:
         if here and best and decided_by_main(lambda: self.folder.holds_best(best["epoch"])):
             self.state.best = best
         self.log.rewind(state.get("step", self.state.step), finished_epochs=state["epoch"] + 1, scale=scale)
-
-    @main_process
-    def _write_summary(self, tested: dict[str, dict[str, float]], *, seconds: float) -> None:
-        """summary.json is written last: where it is, the run is complete."""
-        summary = {
-            "job_id": self.job_id,
-            "best": self.state.best if self.state.best["epoch"] >= 0 else None,
-            "test": tested,
-            "seconds": round(seconds, 1),
-        }
-        if self.cuda_enabled:
-            summary["max_memory_mib"] = max_memory_mib()
-        write_json(self.output_dir / "summary.json", summary)
-        logger.info("Finished in %s. Results are in %s", datetime.timedelta(seconds=int(seconds)), self.output_dir)

@@ -110,11 +110,6 @@ def encode_training_images(model: Any, training: Sequence[Any], split: Evaluated
     return TrainingImages(np.concatenate(in_turns(all_gather_objects(own))), [reports[place] for place in chosen])
 
 
-def precision_of(model: Any) -> str:
-    """The precision in which the model's frozen parts compute: "float32", "bfloat16", "float16"."""
-    return str(getattr(model, "half_dtype", None) or torch.float32).removeprefix("torch.")
-
-
 def sha256_of(value: Any) -> str:
     """Hexadecimal SHA-256 of plain values, as JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
@@ -143,7 +138,7 @@ def model_provenance(cfg: Config, model: Any, run_folder: Path, which: str) -> d
         "checkpoints": [{"file": _short(path), "sha256": sha256_file(Path(path).expanduser())} for path in files],
         "language_model": identity,
         "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type,
-        "precision": precision_of(model),
+        "precision": model.precision,
     }
 
 

@@ -35,7 +35,6 @@ from xraygpt.tasks.evaluated_split import (
     TrainingImages,
     encode_training_images,
     model_provenance,
-    precision_of,
     sha256_of,
 )
 from xraygpt.tasks.image_text_pretrain import ImageTextPretrainTask, mean_loss
@@ -142,7 +141,7 @@ class ReportGenerationTask(ImageTextPretrainTask):
             "datasets": sha256_of(cfg["datasets"]),
             "ids": sha256_of(split.ids),
             "batch_size": self.cfg.run_cfg.batch_size_eval,
-            "device": f"{model.device.type} {precision_of(model)}",
+            "device": f"{model.device.type} {model.precision}",
             "versions": [__version__, torch.__version__],
         }
 

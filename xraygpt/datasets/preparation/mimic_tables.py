@@ -39,6 +39,7 @@ LABELS = (
 )
 
 _MAX_LINE = 1 << 16  # characters
+_MAX_CELL = 1 << 17
 _ID = re.compile(r"[1-9][0-9]{7}")
 _DICOM_ID = re.compile(r"[0-9A-Za-z][\w.-]*", re.ASCII)
 _SPLITS = {"train": "train", "validate": "val", "test": "test"}
@@ -152,6 +153,7 @@ class _Table:
         try:
             self.account.source_file("table", "", self.path, bytes=self.path.stat().st_size, sha256=sha256_file(self.path))
             with _open(self.path) as handle:
+                csv.field_size_limit(_MAX_CELL)  # of the whole process: who read another table before may have raised it
                 reader = csv.reader(_lines(handle, self.path))
                 header = next(reader, [])
                 positions = _positions(header, needed, self.path)
