@@ -2,7 +2,7 @@
 # make test         the tests               make check   lint, format, types, secrets
 # make soak         the reliability tests in their long forms, for an hour
 # make audit        known weaknesses of the dependencies; needs the network
-# make bench        the benchmarks          make install PYTHON=python3.12   the environment alone, in .venv
+# make bench        the benchmarks of docs/performance.md          make install PYTHON=python3.12   the environment alone, in .venv
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -37,8 +37,15 @@ check: .venv/.installed
 audit: .venv/.installed
 	pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
 
+# The rows of the table in docs/performance.md, in under 20 minutes on 2 cores; benchmarks/ has more, one command each.
 bench: .venv/.installed
-	set -ex; for script in $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)); do python $$script; done
+	python benchmarks/training_step.py
+	python benchmarks/feature_cache.py --repeats 1
+	python benchmarks/feature_cache.py --repeats 1 --depth 39 --images 6
+	python benchmarks/input.py
+	python benchmarks/draft_decoding.py
+	python benchmarks/generation.py
+	python benchmarks/startup.py --repeats 1
 
 install: .venv/.installed
 

@@ -8,7 +8,6 @@ done (mapped weights enter memory when they are first used, and the system may d
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -19,53 +18,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _mid import SIZES, TEMPLATE, model_section, peak_mib, write_files
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from xraygpt.common.schema import check_section
-from xraygpt.conversation.prompts import question_prompt
+from xraygpt.conversation.prompts import load_prompts
 from xraygpt.models import MiniGPT4, MiniGPT4Config
 from xraygpt.models.blip2 import QFormerSize, VitSize, build_qformer, build_vit
 from xraygpt.models.language_model import load_tokenizer
-from xraygpt.models.small_language_model import train_tokenizer
 
 CAPTION = "The heart is normal in size. The lungs are clear. No pleural effusion or pneumothorax."
-TEMPLATE = "###Patient: {} ###Doctor: "
 BASELINE = "random, then copied"
-SIZES: dict[str, dict[str, Any]] = {
-    "mid": {"vit": {"depth": 8}, "qformer": {}, "llm": {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 12}},
-    "small": {"vit": {"depth": 1}, "qformer": {"num_hidden_layers": 2}, "llm": {"hidden_size": 256, "num_hidden_layers": 1}},
-}
-
-
-def write_files(folder: Path, size: dict[str, Any]) -> None:
-    """Weight files with random numbers, under the published names."""
-    torch.manual_seed(0)
-    vit_size = VitSize(**size["vit"])
-    torch.save(build_vit(name="eva_clip_g", image_size=224, size=vit_size).state_dict(), folder / "vit.pth")
-    qformer, queries = build_qformer(vision_width=vit_size.embed_dim, num_query_token=32, size=QFormerSize(**size["qformer"]))
-    norm = nn.LayerNorm(vit_size.embed_dim)
-    state = {f"Qformer.{key}": value for key, value in qformer.state_dict().items()}
-    state |= {f"ln_vision.{key}": value for key, value in norm.state_dict().items()}
-    torch.save({"model": state | {"query_tokens": queries.data}}, folder / "qformer.pth")
-    config = LlamaConfig(vocab_size=32000, num_attention_heads=16, max_position_embeddings=1024, **size["llm"])
-    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder / "llm")
-    train_tokenizer([CAPTION] * 8, vocab_size=320).save_pretrained(folder / "llm")
 
 
 def our_way(folder: Path, size: dict[str, Any], llm_dtype: str = "auto") -> MiniGPT4:
     """From the configuration, as training builds it."""
-    given = {
-        "model_type": "pretrain_vicuna",
-        "vit": size["vit"],
-        "qformer": size["qformer"],
-        "vit_weights": str(folder / "vit.pth"),
-        "ckpt": str(folder / "qformer.pth"),
-        "llama_model": str(folder / "llm"),
-        "frozen_dtype": {"llm": llm_dtype},
-        "prompt_template": TEMPLATE,
-    }
+    given = model_section(folder, size) | {"frozen_dtype": {"llm": llm_dtype}}
     cfg, problems = check_section(MiniGPT4Config, given, "model")
     assert not problems, problems
     return MiniGPT4.from_config(cfg).place(torch.device("cpu"))
@@ -82,7 +52,7 @@ def usual_way(folder: Path, size: dict[str, Any]) -> MiniGPT4:
         query_tokens=queries,
         llama_tokenizer=load_tokenizer(folder / "llm"),
         llama_model=AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder / "llm"), dtype=torch.float32),
-        prompt_list=[question_prompt("", TEMPLATE)],
+        prompt_list=load_prompts(folder / "prompt.txt", TEMPLATE),
     )
     model.visual_encoder.load_state_dict(torch.load(folder / "vit.pth", weights_only=True))
     model.load_state_dict(torch.load(folder / "qformer.pth", weights_only=True)["model"], strict=False)
@@ -96,11 +66,6 @@ WAYS: dict[str, Callable[[Path, dict[str, Any]], MiniGPT4]] = {
     "mapped": our_way,
     "mapped, bf16 language model": lambda folder, size: our_way(folder, size, "bf16"),
 }
-
-
-def peak_mib() -> float:
-    """Most memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(way: str, folder: Path, size: dict[str, Any]) -> dict[str, float]:
@@ -130,7 +95,7 @@ def main() -> None:
         return
     results: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
-        write_files(Path(folder), SIZES[size_name])
+        write_files(Path(folder), SIZES[size_name], [CAPTION] * 8)
         for _ in range(args.repeats):
             for way in WAYS:
                 command = [sys.executable, __file__, "--measure", way, folder, *(["--small"] if args.small else [])]

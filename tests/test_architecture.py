@@ -29,7 +29,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "xraygpt.evaluation": {"xraygpt", "xraygpt.common"},
     "xraygpt.models": {"xraygpt", "xraygpt.common", "xraygpt.conversation.prompts"},
     "xraygpt.datasets": {"xraygpt", "xraygpt.common", "xraygpt.processors"},
-    "xraygpt.serving": {"xraygpt", "xraygpt.common", "xraygpt.processors", "xraygpt.conversation", "xraygpt.evaluation", "xraygpt.models"},
+    "xraygpt.serving": {
+        "xraygpt",
+        "xraygpt.common",
+        "xraygpt.processors",
+        "xraygpt.conversation",
+        "xraygpt.evaluation",
+        "xraygpt.models",
+        "xraygpt.datasets.feature_cache",
+        "xraygpt.datasets.image_features",
+    },
     "xraygpt.tasks": {"xraygpt", "xraygpt.common", "xraygpt.datasets", "xraygpt.evaluation", "xraygpt.models"},
     # What a run costs is worked out from the sizes of models and the lengths of captions; nothing but the command line asks for it.
     "xraygpt.planning": {"xraygpt", "xraygpt.common", "xraygpt.conversation.prompts", "xraygpt.datasets", "xraygpt.models"},

@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 from xraygpt.common.errors import ConfigError, DataError, TrainingError
 from xraygpt.datasets.bad_samples import scan_data
 from xraygpt.datasets.data_utils import Draw
-from xraygpt.datasets.dataloaders import SKIP, STOP, StatelessOrder, build_eval_loader, build_train_iterator
+from xraygpt.datasets.dataloaders import SKIP, STOP, build_eval_loader, build_train_iterator
+from xraygpt.datasets.order import StatelessOrder
 
 SIZE = 10
 BAD = (2, 3, 7)

@@ -5,6 +5,7 @@ import pickle
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -13,15 +14,16 @@ from torch.utils.data import Dataset
 
 from xraygpt.datasets.data_utils import Draw, prepare_sample
 from xraygpt.datasets.dataloaders import (
-    MIX_BLOCK,
+    RowLengths,
     StatelessBatchSampler,
-    StatelessOrder,
     build_eval_loader,
     build_train_iterator,
     evenly_spaced,
     in_turns,
+    num_words,
     split_into_batches,
 )
+from xraygpt.datasets.order import MIX_BLOCK, LengthGroupedOrder, StatelessOrder
 
 PER_UPDATE = 12
 """Samples of one update over all ranks."""
@@ -47,7 +49,14 @@ def rows(batch: dict[str, torch.Tensor]) -> list[tuple[int, ...]]:
 
 
 def seen(
-    datasets: list[Numbers], *, num_updates: int, world_size: int = 1, batch_size: int = PER_UPDATE, start: int = 0, workers: int = 0
+    datasets: list[Numbers],
+    *,
+    num_updates: int,
+    world_size: int = 1,
+    batch_size: int = PER_UPDATE,
+    start: int = 0,
+    workers: int = 0,
+    group_by_length: bool = False,
 ) -> list[tuple[int, ...]]:
     """The samples of the first updates, in the order of the line; accumulation makes up for smaller batches."""
     accumulated = PER_UPDATE // (world_size * batch_size)
@@ -61,6 +70,8 @@ def seen(
             world_size=world_size,
             start_iteration=start * accumulated,
             pin_memory=False,
+            group_by_length=group_by_length,
+            accum_grad_iters=accumulated,
         )
         for rank in range(world_size)
     ]
@@ -146,6 +157,73 @@ def test_the_sampler_is_endless() -> None:
     assert len(list(itertools.islice(iter(sampler), 20))) == 20
 
 
+class Texts(Numbers):
+    """Numbers whose texts have lengths, in no order."""
+
+    def text(self, index: int) -> str:
+        return "word " * (index * 37 % 101)
+
+
+@pytest.mark.parametrize("sizes", [[1, 0], [17, 5], [900, 0], [1000, 3]])
+@pytest.mark.parametrize("how", [{"world_size": 2, "batch_size": 6}, {"world_size": 4, "batch_size": 3}, {"batch_size": 3}, {"workers": 2}])
+def test_grouped_updates_are_the_same_on_any_ranks_batches_and_workers(sizes: list[int], how: dict[str, int]) -> None:
+    datasets: list[Numbers] = [Texts(i, size) for i, size in enumerate(sizes) if size]
+    expected = seen(datasets, num_updates=5, group_by_length=True)
+    assert seen(datasets, num_updates=5, group_by_length=True, **how) == expected
+    assert seen(datasets, num_updates=3, start=2, group_by_length=True, **how) == expected[2 * PER_UPDATE :]
+
+
+def grouped(sizes: list[int], seed: int = 3) -> LengthGroupedOrder:
+    """A grouped order over `Texts` of these sizes."""
+    order = StatelessOrder(sizes=sizes, ratios=sizes, seed=seed)
+    return LengthGroupedOrder(order, length_of=RowLengths([Texts(0, size) for size in sizes], num_words), per_update=PER_UPDATE)
+
+
+@given(size=st.integers(1, 40 * PER_UPDATE), seed=st.integers(0, 2**31))
+def test_grouping_keeps_each_pass_and_each_seed(size: int, seed: int) -> None:
+    order = grouped([size], seed)
+    for start in (0, size, 2 * size):
+        draws = [order.draw(start + i) for i in range(size)]
+        assert sorted(draw.index for draw in draws) == list(range(size))
+        assert set(draws) == {order.order.draw(start + i) for i in range(size)}
+
+
+def test_a_window_of_several_datasets_has_each_of_its_samples_once() -> None:
+    order = grouped([400, 600])
+    assert 0 < order.window <= 1000 and order.window % PER_UPDATE == 0
+    for start in range(0, 3 * order.window, order.window):
+        places = range(start, start + order.window)
+        assert {order.draw(place) for place in places} == {order.order.draw(place) for place in places}
+
+
+def test_grouped_updates_have_similar_lengths_in_random_order() -> None:
+    order, num_updates = grouped([64 * PER_UPDATE]), 64
+    lengths = np.array([order.length_of(order.draw(i)) for i in range(num_updates * PER_UPDATE)]).reshape(num_updates, -1)
+    assert int(np.ptp(lengths, axis=1).max()) <= 4  # of lengths from 0 to 100
+    means = lengths.mean(axis=1)
+    assert abs(float(np.corrcoef(means, np.arange(num_updates))[0, 1])) < 0.3
+
+
+def test_lengths_are_the_model_s_where_it_counts_them() -> None:
+    datasets = [Texts(0, 7 * PER_UPDATE)]
+    options = {"batch_size": PER_UPDATE, "num_workers": 0, "seed": 3, "rank": 0, "world_size": 1, "start_iteration": 0, "pin_memory": False}
+    batches = build_train_iterator(datasets, **options, group_by_length=True, row_length=lambda text, seed: len(text) % 11)
+    for _ in range(7):
+        lengths = [len(datasets[0].text(index)) % 11 for index in next(batches)["index"].tolist()]
+        assert lengths == sorted(lengths) and lengths[-1] - lengths[0] <= 3
+
+
+def test_datasets_that_have_no_texts_are_not_grouped() -> None:
+    datasets = [Texts(0, 17), Numbers(1, 5)]
+    assert seen(datasets, num_updates=5, group_by_length=True) == seen(datasets, num_updates=5)
+
+
+def test_a_grouped_order_survives_being_sent_to_a_process() -> None:
+    order = grouped([50])
+    order.draw(3)
+    assert [pickle.loads(pickle.dumps(order)).draw(i) for i in range(60)] == [order.draw(i) for i in range(60)]
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3, 16])
 def test_evaluation_has_the_same_batches_on_any_number_of_ranks(world_size: int) -> None:
     datasets = [Numbers(0, 7), Numbers(1, 4)]
@@ -179,3 +257,46 @@ def test_a_batch_stays_where_it_is_without_cuda() -> None:
 def test_every_tensor_of_a_batch_moves_to_cuda() -> None:
     moved = prepare_sample({"image": torch.zeros(1), "more": [torch.ones(2), "a"]}, cuda_enabled=True)
     assert moved["image"].is_cuda and moved["more"][0].is_cuda and moved["more"][1] == "a"
+
+
+# Ranks --------------------------------------------------------------------------------------------------------------
+
+
+def test_ranks_get_texts_of_equal_length_together_and_the_same_samples() -> None:
+    lengths = np.random.default_rng(0).lognormal(4, 0.6, 3200).astype(int)
+    samplers = [
+        StatelessBatchSampler(batch_size=4, rank=rank, world_size=8, start_iteration=2, length_of=lambda place: int(lengths[place]))
+        for rank in range(8)
+    ]
+    sliced = [StatelessBatchSampler(batch_size=4, rank=rank, world_size=8, start_iteration=2) for rank in range(8)]
+    longest = {"dealt": 0, "sliced": 0}
+    for iteration, (dealt, plain) in enumerate(zip(zip(*samplers, strict=True), zip(*sliced, strict=True), strict=True)):
+        positions = range((iteration + 2) * 32, (iteration + 3) * 32)
+        assert sorted(place for batch in dealt for place in batch) == list(positions)
+        assert all(len(batch) == 4 for batch in dealt)
+        for name, batches in (("dealt", dealt), ("sliced", plain)):
+            longest[name] += max(sum(lengths[place] for place in batch) for batch in batches)
+        if iteration == 90:
+            break
+    mean = sum(lengths[64 : 64 + 91 * 32]) / 8
+    assert longest["sliced"] / mean > 1.3
+    assert longest["dealt"] / mean < 1.15
+
+
+def test_a_single_rank_keeps_the_order() -> None:
+    sampler = StatelessBatchSampler(batch_size=3, rank=0, world_size=1, start_iteration=0, length_of=lambda place: -place)
+    assert next(iter(sampler)) == [0, 1, 2]
+
+
+def test_a_large_batch_is_dealt_among_neighbours() -> None:
+    def own(rank: int) -> list[int]:
+        sampler = StatelessBatchSampler(
+            batch_size=400, rank=rank, world_size=5, start_iteration=1, length_of=lambda place: place * 37 % 101
+        )
+        return next(iter(sampler))
+
+    dealt = [own(rank) for rank in range(5)]
+    assert all(len(batch) == 400 for batch in dealt)
+    assert sorted(dealt[0] + dealt[1]) == list(range(2000, 2800))
+    assert sorted(dealt[2] + dealt[3]) == list(range(2800, 3600))
+    assert dealt[4] == list(range(3600, 4000))

@@ -144,7 +144,7 @@ def test_the_beginning_is_read_once_and_changes_no_number(make_model: Any, sampl
     assert lengths[1] == lengths[2] == lengths[3]
     model.beginning.before = lambda *args: (None, 0)
     whole = losses_and_gradients(model, samples)
-    assert lengths[4] == len(beginning) + lengths[1]
+    assert lengths[4] == len(samples["caption"]) * len(beginning) + lengths[1]
     for values in with_beginning:
         torch.testing.assert_close(values, whole, rtol=1e-5, atol=1e-6)
 

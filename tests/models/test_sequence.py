@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from xraygpt.models.language_model import load_tokenizer
-from xraygpt.models.sequence import IGNORE, IMAGE, answer_ids, embed, pad_rows, prompt_ids, tokenize
+from xraygpt.models.sequence import IGNORE, IMAGE, RowLength, answer_ids, embed, pad_rows, prompt_ids, tokenize
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +136,11 @@ def test_slots_and_images_must_be_as_many(num_images: int) -> None:
     batch = pad_rows([[1, IMAGE, IMAGE]], [0], pad_id=0)
     with pytest.raises(ValueError, match=rf"2 image slots.*\({num_images}, 2\)"):
         embed(batch, nn.Embedding(2, 4), torch.ones(num_images, 2, 4))
+
+
+@pytest.mark.parametrize("max_length", [2, 5, 100])
+def test_a_row_counts_as_many_tokens_as_it_has(tokenizer: Any, max_length: int) -> None:
+    length = RowLength(tokenizer, [10, 20, 30], "###", max_length)
+    for text in ("The heart is normal.", ""):
+        for seed in (0, 4):
+            assert length(text, seed) == [10, 20][seed % 3] + len(answer_ids(tokenizer, text, "###", max_length))

@@ -1,12 +1,13 @@
 """Small models of the real architecture, what a step of them does, and the shape that the plan gets of it."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from xraygpt.common.schema import check_section
 from xraygpt.models import MiniGPT4, MiniGPT4Config
@@ -103,7 +104,6 @@ def shape(cfg: Any, model: Any, samples: dict[str, Any], *, on_cuda: bool) -> Ru
         prompt=len(prompt) - size.num_query_token,
         answer=mean,
         longest=max(answers),
-        padding=(len(prompt) + max(answers)) / (len(prompt) + mean),
         source="counted",
     )
     return RunShape(
@@ -120,6 +120,12 @@ def shape(cfg: Any, model: Any, samples: dict[str, Any], *, on_cuda: bool) -> Ru
         num_gpus=1,
         texts=texts,
     )
+
+
+@register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+def _flops_of_frozen_linear(x: Any, weight: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    """2 x R x I x O, as torch counts its own linear layers."""
+    return 2 * math.prod(x) * weight[0]
 
 
 def counted_flops(model: Any, samples: dict[str, Any]) -> int:

@@ -14,7 +14,7 @@ from xraygpt.planning.plan import PERMUTATION_SECONDS, Machine, make_plan, row_o
 from xraygpt.planning.roofline import all_reduce_seconds, cache_building_seconds, step_time
 from xraygpt.planning.run import PUBLISHED_SIZES, RunShape, assumed_texts
 
-TEXTS = assumed_texts(prompt=42, answer=110, longest=160, beginning=10, padding=1.0)
+TEXTS = assumed_texts(prompt=42, answer=110, longest=160, beginning=10)
 MACHINE = Machine(gpu=GPUS["h100"], num_workers=4, assumed=Assumptions())
 
 

@@ -42,6 +42,7 @@ from xraygpt.datasets.datasets import CaptionDataset
 from xraygpt.serving import ReportPipeline
 from xraygpt.serving.report_batches import Row, write_batches
 from xraygpt.serving.report_files import FORMATS, format_of, write_report_file
+from xraygpt.tasks.feature_caching import open_cache
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm")
 MAX_LISTED = 20  # images that the summary names
@@ -86,14 +87,19 @@ def run(args: argparse.Namespace) -> int:
 def _generate(args: argparse.Namespace, cfg: Config, images: Images, format_name: str) -> list[Row]:
     """Write the file, on rank 0, and return its rows."""
     seed_everything(cfg.run_cfg.seed)
-    pipeline = ReportPipeline.from_config(cfg)
+    cache = open_cache(cfg)[0] if cfg.run_cfg.feature_cache.path else None
+    pipeline = ReportPipeline.from_config(cfg, cache=cache)
     about = {
         "prompt": pipeline.full_prompt,
         "decoding": {**pipeline.settings, "seed": cfg.run_cfg.seed},
         "model": {"config": cfg.cfg_path, "arch": cfg.model_cfg.arch, "ckpt": cfg.to_dict()["model"].get("ckpt")},
     }
     journal = _open_journal(args, cfg, pipeline, about)
-    rows = _write_rows(pipeline, images, journal, seed=cfg.run_cfg.seed, batch_size=args.batch_size, strict=args.strict)
+    try:
+        rows = _write_rows(pipeline, images, journal, seed=cfg.run_cfg.seed, batch_size=args.batch_size, strict=args.strict)
+    finally:
+        if pipeline.cache:
+            pipeline.cache.close()
     if is_main_process():
         write_report_file(args.out, rows, about, format_name=format_name)
         _summarise(args.out, rows)
@@ -107,6 +113,7 @@ def _open_journal(args: argparse.Namespace, cfg: Config, pipeline: ReportPipelin
     if is_main_process():
         identity = about | {
             "weights": weights_sha256(pipeline.model),
+            "features": getattr(pipeline.model, "vision_key", ""),
             "configuration": {key: cfg.to_dict()[key] for key in ("model", "datasets")},
             "strict": args.strict,
             "device": pipeline.model.device.type,

@@ -27,6 +27,7 @@ COMMANDS = {
     "tokenizer": ("xraygpt.cli.tokenizer", "train a small tokenizer and write an untrained language model beside it"),
     "generate": ("xraygpt.cli.generate", "write a report for each image of a folder"),
     "serve": ("xraygpt.cli.serve", "answer over HTTP as OpenAI's API does, with the web page beside it"),
+    "cache": ("xraygpt.cli.cache", "fill, list or verify the features of frozen vision parts that runs keep on disk"),
     "plan": ("xraygpt.cli.plan", "work out memory, speed and hours of a run before it starts"),
     "evaluate": ("xraygpt.cli.evaluate", "write reports for a split with a model, and score them"),
     "replay": ("xraygpt.cli.replay", "compute an update that was not finite again, from the dump of a run"),

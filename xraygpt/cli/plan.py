@@ -81,7 +81,7 @@ def lines_of(plan: Plan, name: str) -> Iterator[str]:
     yield f"{name} on {run.num_gpus} x {machine.gpu.name} ({measured}; every number below is worked out, none is a run's)"
     texts = run.texts
     yield f"A row: {texts.prompt:.0f} tokens of the prompt + {run.size.num_query_token} of the image + {texts.answer:.0f} of the caption"
-    yield f"  {texts.source}; {run.beginning} of them are computed once a run, padding x {texts.padding:.2f}"
+    yield f"  {texts.source}; {run.beginning} of them are computed once a run"
     yield from _parameters(plan)
     yield from _memory(plan)
     yield from _step(plan)

@@ -55,6 +55,18 @@ class ScoringConfig:
 
 
 @dataclass
+class FeatureCacheConfig:
+    """What frozen vision parts make of each image is computed once (docs/training.md)."""
+
+    path: str | None = None
+    """Folder of the cache, which runs may share; none (`run.feature_cache.path=`): no cache."""
+    views: int = 1
+    """1: training sees whole images, as evaluation does. More: so many random crops of each, of which the order of training picks one."""
+    dtype: str = "fp16"
+    """fp16 (48 kB a view with BLIP-2's Q-Former) or fp32."""
+
+
+@dataclass
 class RunConfig:
     """How training and evaluation run. Iterations count micro-batches, as in the LAVIS family."""
 
@@ -76,6 +88,8 @@ class RunConfig:
     """Samples a batch in evaluation, each rank."""
     accum_grad_iters: int = 1
     """Iterations whose gradients make one update, equal to one batch that many times as large."""
+    group_by_length: bool = False
+    """Make each update of texts of similar length. Saves time with language models whose rows are padded (docs/performance.md)."""
     train_splits: list[str] = field(default_factory=lambda: ["train"])
     """Splits to train on."""
     valid_splits: list[str] = field(default_factory=list)
@@ -129,6 +143,10 @@ class RunConfig:
     takes its place, and bad_samples.jsonl lists it. An evaluation always stops: numbers over other samples are not comparable."""
     max_bad_share: float = 0.01
     """"skip" only: the run stops when more than this share of the training samples seen, at least 100, could not be used."""
+
+    # Features of frozen vision parts, kept on disk
+    feature_cache: FeatureCacheConfig = field(default_factory=FeatureCacheConfig)
+    """Where they are kept; off unless it has a path."""
 
     # Machine
     device: str = "auto"

@@ -2,7 +2,7 @@
 
 A batch (default collate of the items of `CaptionDataset`), B samples:
 
-    image        float32 [B, 3, S, S]   processed image
+    image        float32 [B, 3, S, S]   processed image; with a feature cache what was read in it, float16 or float32 [B, Q, D_q]
     caption      list of B str          processed target text
     image_id     int64 [B]              dense number of the image within its dataset
     sample_id    list of B str          the annotation's image_id, for messages and result files

@@ -1,7 +1,8 @@
 """Loaders whose order is a pure function of (seed, position).
 
-The samples of all ranks stand in one endless line. Iteration k takes the next `world_size * batch_size` of them and each rank its
-slice, so another number of ranks or workers, an accumulated batch, or a resumed run sees the same samples, crops and prompts.
+The samples of all ranks stand in one endless line (`xraygpt.datasets.order`). Iteration k takes the next `world_size * batch_size` of them
+and each rank its part, so another number of ranks or workers, an accumulated batch, or a resumed run sees the same samples, crops and
+prompts.
 
 A sample that cannot be used is found by the process that loads it. With `on_bad_sample: skip` the next usable sample of the line takes its
 place, with the place's own seed for crop and prompt; every other place keeps its sample. What stands at a position is therefore a function
@@ -9,108 +10,65 @@ of the seed, the position and the files alone.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import heapq
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, default_collate
 
 from xraygpt.common.errors import ConfigError, TrainingError
-from xraygpt.common.seed import stateless_seed
 from xraygpt.common.signals import in_loading_process
 from xraygpt.datasets.bad_samples import Attempts, BadSample, attempt, cannot_be_used
 from xraygpt.datasets.data_utils import Draw
+from xraygpt.datasets.order import LengthGroupedOrder, Order, StatelessOrder
 
 T = TypeVar("T")
 
 STOP, SKIP = "stop", "skip"
 """Values of `run.on_bad_sample`."""
 
+DEALT_TOGETHER = 1024
+"""Samples of an iteration that are dealt to ranks together, by length."""
+
 MAX_REPLACEMENTS = 100
 """So many samples of the line are tried for one place; where all are bad, the folder is gone rather than a file damaged."""
 
-MIX_BLOCK = 1000
-"""Several datasets are mixed in blocks of this many samples; the ratios hold within each block, to one part in a thousand."""
-
-
-class StatelessOrder:
-    """Position in the endless line of samples → `Draw`.
-
-    Each dataset is passed through in a new random order at every pass; the datasets are mixed by `ratios`.
-
-    Args:
-        sizes: number of samples of each dataset.
-        ratios: relative weight of each dataset, of any scale.
-    """
-
-    def __init__(self, *, sizes: Sequence[int], ratios: Sequence[float], seed: int) -> None:
-        self.sizes, self.seed = list(sizes), seed
-        self.quotas = _largest_remainder(ratios, MIX_BLOCK)
-        self._make_caches()
-
-    def _make_caches(self) -> None:
-        self._permutation = lru_cache(maxsize=2 * len(self.sizes))(self._new_permutation)
-        self._block = lru_cache(maxsize=2)(self._new_block)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What a loading process needs; it fills caches of its own."""
-        return {"sizes": self.sizes, "seed": self.seed, "quotas": self.quotas}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._make_caches()
-
-    def draw(self, position: int) -> Draw:
-        """The sample at `position` (from 0)."""
-        dataset, nth = self._nth_of_dataset(position)
-        number_of_pass, place = divmod(nth, self.sizes[dataset])
-        index = int(self._permutation(dataset, number_of_pass)[place])
-        return Draw(dataset, index, stateless_seed(self.seed, position))
-
-    def _nth_of_dataset(self, position: int) -> tuple[int, int]:
-        if len(self.sizes) == 1:
-            return 0, position
-        block, offset = divmod(position, MIX_BLOCK)
-        datasets, earlier = self._block(block)
-        dataset = int(datasets[offset])
-        return dataset, block * self.quotas[dataset] + int(earlier[offset])
-
-    def _new_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """The shuffled datasets of one block, and how many of the same dataset stand before each."""
-        datasets = np.repeat(np.arange(len(self.quotas)), self.quotas)
-        np.random.default_rng([self.seed, 1, block]).shuffle(datasets)
-        earlier = np.zeros(MIX_BLOCK, dtype=np.int64)
-        for dataset, quota in enumerate(self.quotas):
-            earlier[datasets == dataset] = np.arange(quota)
-        return datasets, earlier
-
-    def _new_permutation(self, dataset: int, number_of_pass: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, 2, dataset, number_of_pass]).permutation(self.sizes[dataset])
-
-
-def _largest_remainder(ratios: Sequence[float], total: int) -> list[int]:
-    """Whole numbers in the proportion of `ratios` that add up to `total`."""
-    exact = np.asarray(ratios, dtype=np.float64) / np.sum(ratios) * total
-    quotas = np.floor(exact).astype(int)
-    for i in np.argsort(quotas - exact)[: total - quotas.sum()]:
-        quotas[i] += 1
-    return [int(quota) for quota in quotas]
-
 
 class StatelessBatchSampler(Sampler[list[int]]):
-    """Endless batches of positions of one rank, from iteration `start_iteration` on."""
+    """Endless batches of positions of one rank, from iteration `start_iteration` on.
 
-    def __init__(self, *, batch_size: int, rank: int, world_size: int, start_iteration: int) -> None:
+    Args:
+        length_of: position → length of the text there. An iteration's samples are dealt to the ranks by it, so that none has to wait for
+            another with longer texts. None: each rank takes its slice.
+    """
+
+    def __init__(
+        self, *, batch_size: int, rank: int, world_size: int, start_iteration: int, length_of: Callable[[int], int] | None = None
+    ) -> None:
         self.batch_size, self.rank, self.world_size, self.start_iteration = batch_size, rank, world_size, start_iteration
+        self.length_of = length_of if world_size > 1 else None
 
     def __iter__(self) -> Iterator[list[int]]:
-        first = (self.start_iteration * self.world_size + self.rank) * self.batch_size
+        first = self.start_iteration * self.world_size * self.batch_size
         while True:
-            yield list(range(first, first + self.batch_size))
+            yield self._own(first)
             first += self.world_size * self.batch_size
+
+    def _own(self, first: int) -> list[int]:
+        """This rank's positions of the iteration that begins at position `first`."""
+        if self.length_of is None:
+            first += self.rank * self.batch_size
+            return list(range(first, first + self.batch_size))
+        # Among all ranks it would cost each of a thousand more than it saves.
+        most = max(1, DEALT_TOGETHER // self.batch_size)
+        first_rank = self.rank // most * most
+        ranks = min(most, self.world_size - first_rank)
+        first += first_rank * self.batch_size
+        lengths = {position: self.length_of(position) for position in range(first, first + ranks * self.batch_size)}
+        return sorted(dealt_evenly(lengths, ranks)[self.rank - first_rank])
 
 
 @dataclass(frozen=True)
@@ -137,7 +95,7 @@ class MixedDataset(Dataset):
         replace_bad: put the next usable sample of the line in the place of one that cannot be used.
     """
 
-    def __init__(self, datasets: Sequence[Dataset], order: StatelessOrder, *, replace_bad: bool = False) -> None:
+    def __init__(self, datasets: Sequence[Dataset], order: Order, *, replace_bad: bool = False) -> None:
         self.datasets, self.order = list(datasets), order
         self.tries = MAX_REPLACEMENTS if replace_bad else 1
 
@@ -151,6 +109,22 @@ class MixedDataset(Dataset):
                 return Drawn(item, draw, tuple(bad))
             bad.append(item)
         return Drawn(None, draw, tuple(bad))
+
+
+def dealt_evenly(lengths: Mapping[int, int], hands: int) -> list[list[int]]:
+    """Deal the keys to hands of the same number, so that the sums of their lengths are near to each other.
+
+    From the longest on, each goes to the hand that has least and is not full (Graham 1969, with a limit on the number).
+    """
+    size = len(lengths) // hands
+    dealt: list[list[int]] = [[] for _ in range(hands)]
+    waiting = [(0, hand) for hand in range(hands)]
+    for position in sorted(lengths, key=lambda position: (-lengths[position], position)):
+        total, hand = heapq.heappop(waiting)
+        dealt[hand].append(position)
+        if len(dealt[hand]) < size:
+            heapq.heappush(waiting, (total + lengths[position], hand))
+    return dealt
 
 
 def collate_drawn(drawn: Sequence[Drawn]) -> dict[str, Any]:
@@ -168,6 +142,32 @@ def collate_attempts(samples: Sequence[Any]) -> dict[str, Any]:
     return {"bad_samples": bad} if bad else default_collate(list(samples))
 
 
+def num_words(text: str, prompt_seed: int) -> int:
+    """Words and punctuation marks: near to the number of tokens, where nothing knows that."""
+    return len(re.findall(r"\w+|[^\w\s]", text))
+
+
+class _Characters:
+    """Position → characters of the text there: near enough to the number of tokens for dealing texts out."""
+
+    def __init__(self, datasets: Sequence[Any], order: Order) -> None:
+        self.datasets, self.order = datasets, order
+
+    def __call__(self, position: int) -> int:
+        dataset, index = self.order.sample(position)
+        return self.datasets[dataset].text_length(index)
+
+
+class RowLengths:
+    """Draw → length of what the model reads for it."""
+
+    def __init__(self, datasets: Sequence[Any], row_length: Callable[[str, int], int]) -> None:
+        self.datasets, self.row_length = datasets, row_length
+
+    def __call__(self, draw: Draw) -> int:
+        return self.row_length(self.datasets[draw.dataset].text(draw.index), draw.seed)
+
+
 def build_train_iterator(
     datasets: Sequence[Any],
     *,
@@ -180,12 +180,19 @@ def build_train_iterator(
     pin_memory: bool,
     on_bad_sample: str = STOP,
     timeout_s: float = 0.0,
+    group_by_length: bool = False,
+    row_length: Callable[[str, int], int] | None = None,
+    accum_grad_iters: int = 1,
 ) -> Iterator[dict[str, Any]]:
     """An endless iterator over training batches. Datasets mix by their `sample_ratio`, or by size if none has one.
 
     Args:
         on_bad_sample: `STOP` or `SKIP`, see `RunConfig`.
         timeout_s: how long a batch may take to be loaded, in seconds; 0: for ever. Only loading processes are watched.
+        group_by_length: bring texts of similar length together, see `LengthGroupedOrder`; without effect where a dataset has no
+            `text(index)`.
+        row_length: text and prompt seed → tokens of what the model reads; None: words of the text. Loading processes call it.
+        accum_grad_iters: iterations whose samples make one update, which is what texts are brought together for.
 
     Raises:
         DataError: at the batch with a sample that cannot be used; under `SKIP`, if none of the next `MAX_REPLACEMENTS` can.
@@ -196,8 +203,18 @@ def build_train_iterator(
     sizes = [len(dataset) for dataset in datasets]
     given = [getattr(dataset, "sample_ratio", None) for dataset in datasets]
     ratios = sizes if all(ratio is None for ratio in given) else [1.0 if ratio is None else ratio for ratio in given]
-    order = StatelessOrder(sizes=sizes, ratios=ratios, seed=seed)
-    sampler = StatelessBatchSampler(batch_size=batch_size, rank=rank, world_size=world_size, start_iteration=start_iteration)
+    plain = StatelessOrder(sizes=sizes, ratios=ratios, seed=seed)
+    order: Order = plain
+    if group_by_length and all(hasattr(dataset, "text") for dataset in datasets):
+        length_of = RowLengths(datasets, row_length or num_words)
+        order = LengthGroupedOrder(plain, length_of=length_of, per_update=batch_size * world_size * accum_grad_iters)
+    sampler = StatelessBatchSampler(
+        batch_size=batch_size,
+        rank=rank,
+        world_size=world_size,
+        start_iteration=start_iteration,
+        length_of=_Characters(datasets, order) if all(hasattr(dataset, "text_length") for dataset in datasets) else None,
+    )
     loader: DataLoader = DataLoader(
         MixedDataset(datasets, order, replace_bad=on_bad_sample == SKIP),
         batch_sampler=sampler,

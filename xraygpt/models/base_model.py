@@ -1,6 +1,6 @@
 """What every model is to tasks and runners."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -52,6 +52,10 @@ class BaseModel(nn.Module):
     def count_parameters(cls, cfg: Any) -> dict[str, tuple[int, int]]:
         """`parameter_counts` of the model that a configuration describes; no weight file is read."""
         return cls.skeleton(cfg).parameter_counts()
+
+    def row_length(self) -> Callable[[str, int], int] | None:
+        """A function (target text, prompt seed) → tokens that the model reads, for loading processes; None: unknown."""
+        return None
 
     def place(self, device: torch.device) -> "BaseModel":
         """Move to a device, frozen parts in the precision that suits it."""

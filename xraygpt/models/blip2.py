@@ -4,6 +4,8 @@
 `D_v` ViT width (1408), `D_q` Q-Former width (768).
 """
 
+import logging
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.registry import suggest
 from xraygpt.models.base_model import BaseModel
+
+logger = logging.getLogger(__name__)
 
 VIT_MODELS = {"eva_clip_g": "eva_giant_patch14_224"}
 """`model.vit_model` → timm's name of the architecture."""
@@ -127,6 +131,10 @@ class Blip2Base(BaseModel):
         self.Qformer = qformer
         self.query_tokens = query_tokens
         self.vision_dtype = torch.float32
+        self.vision_key = ""
+        """Names the feature cache whose rows stand in place of images; "": none does."""
+        self.absent_vision: Callable[[], Blip2Base] | None = None
+        """Loads the vision parts, which are not there yet; None: they are."""
 
     def maybe_autocast(self) -> AbstractContextManager:
         """Autocast to the type in which the vision transformer computes, where `place` has made that half precision."""
@@ -134,7 +142,21 @@ class Blip2Base(BaseModel):
         return torch.autocast(self.device.type, dtype=self.vision_dtype if half else None, enabled=half)
 
     def encode_queries(self, image: Tensor) -> Tensor:
-        """float32 [B, 3, S, S] → Q-Former output [B, Q, D_q]."""
+        """float32 [B, 3, S, S] → Q-Former output [B, Q, D_q]; what a feature cache kept of it, in any precision, comes as it is."""
+        if image.ndim == 3:
+            return image.float()
+        if self.absent_vision is not None:
+            self._bring_vision(self.absent_vision)
         features = self.ln_vision(self.visual_encoder(image))
         queries = self.query_tokens.expand(image.shape[0], -1, -1)
         return self.Qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state
+
+    def _bring_vision(self, load: Callable[[], "Blip2Base"]) -> None:
+        logger.info("The vision parts are loaded: there is an image whose features are not in the feature cache.")
+        parts: Any = load().place(self.device)
+        self.visual_encoder, self.ln_vision, self.Qformer = parts.visual_encoder, parts.ln_vision, parts.Qformer
+        self.query_tokens.data = parts.query_tokens.data
+        self.vision_dtype = parts.vision_dtype
+        for part in (self.visual_encoder, self.ln_vision, self.Qformer):
+            self.freeze(part)
+        self.absent_vision = None

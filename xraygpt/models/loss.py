@@ -15,28 +15,26 @@ from torch.utils.checkpoint import checkpoint
 from xraygpt.models.sequence import IGNORE
 
 if TYPE_CHECKING:
-    from transformers import Cache, PreTrainedModel
+    from transformers import PreTrainedModel
 
 LOGIT_BYTES = 256 * 2**20
 """float32 logits of one chunk at most, where `chunk_rows` does not say otherwise: 2,097 rows at 32,000 tokens."""
 
 
-def supervised_loss(
-    llm: PreTrainedModel, inputs: Tensor, labels: Tensor, *, beginning: Cache | None = None, chunk_rows: int | None = None
-) -> Tensor:
+def supervised_loss(llm: PreTrainedModel, inputs: Tensor, labels: Tensor, *, chunk_rows: int | None = None, **seen: Any) -> Tensor:
     """Mean cross-entropy over the labels, a float32 scalar.
 
-    No attention mask is needed: attention is causal and padding stands on the right, where no real token sees it.
+    No attention mask is needed: attention is causal, and padding, if there is any, stands on the right, where no real token sees it.
 
     Args:
-        inputs: [B, T, D], padded on the right.
+        inputs: [B, T, D], padded on the right; or packed rows, see `xraygpt.models.packing`.
         labels: int64 [B, T] on the CPU, so that choosing rows waits for no device; `IGNORE` where nothing is to be predicted.
-        beginning: keys and values of what stands before `inputs` in every row.
         chunk_rows: logits of at most so many tokens exist at a time. They are computed again in the backward pass, if there is more than
             one chunk. None: as many as `LOGIT_BYTES` holds.
+        seen: given to the decoder as it is, such as keys and values of what stands before `inputs` in every row.
     """
     decoder: Any = llm.get_decoder()
-    hidden = decoder(inputs_embeds=inputs, past_key_values=beginning, use_cache=False).last_hidden_state
+    hidden = decoder(inputs_embeds=inputs, use_cache=False, **seen).last_hidden_state
     targets = F.pad(labels, (0, 1), value=IGNORE)[:, 1:].flatten()
     where = (targets != IGNORE).nonzero().squeeze(1)
     rows = hidden.flatten(0, 1).index_select(0, where.to(hidden.device, non_blocking=True))

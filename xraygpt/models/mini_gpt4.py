@@ -17,16 +17,26 @@ from xraygpt.common.errors import CheckpointError, DataError
 from xraygpt.common.registry import registry
 from xraygpt.common.schema import path_field
 from xraygpt.conversation.prompts import IMAGE_PLACEHOLDER, load_prompts, question_prompt, split_at_images
-from xraygpt.models.blip2 import QFormerSize, VitSize, build_qformer, build_vit, check_vit
+from xraygpt.models.blip2 import QFormerSize, VitSize, check_vit
 from xraygpt.models.caches import ConstantBeginning
 from xraygpt.models.language_model import identity_differences, identity_of, load_language_model, load_tokenizer
 from xraygpt.models.loss import supervised_loss
+from xraygpt.models.packing import can_pack, packed
 from xraygpt.models.precision import FrozenDtype, check_frozen_dtype, place_part, stored_as
 from xraygpt.models.recomputation import recompute_layers
 from xraygpt.models.report_writer import ReportWriter
-from xraygpt.models.sequence import TokenBatch, answer_ids, embed, pad_rows, prompt_ids
+from xraygpt.models.sequence import RowLength, TokenBatch, answer_ids, embed, pad_rows, prompt_ids, without_padding
 from xraygpt.models.sizes import ModelSize
-from xraygpt.models.weights import load_into, load_qformer_weights, load_vit_weights, without_weights
+from xraygpt.models.vision import (
+    VISION_PARTS,
+    VisionParts,
+    absent_vision,
+    build_vision,
+    checkpoint_paths,
+    load_vision,
+    parts_in,
+)
+from xraygpt.models.weights import load_into, without_weights
 
 
 @dataclass
@@ -152,30 +162,22 @@ class MiniGPT4(ReportWriter):
     # Building --------------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_config(cls, cfg: Any) -> "MiniGPT4":
-        """Build the parts, load their weights, freeze what is to be frozen; see `MiniGPT4Config`. Nothing is downloaded."""
+    def from_config(cls, cfg: Any, *, vision_key: str = "") -> "MiniGPT4":
+        """Build the parts, load their weights, freeze what is to be frozen; see `MiniGPT4Config`. Nothing is downloaded.
+
+        Args:
+            vision_key: names the feature cache whose rows the model is given in place of images: the vision parts are then not loaded,
+                unless an image comes after all. "": there is none.
+        """
         cfg = OmegaConf.to_object(cfg)
         _check_parts(cfg)
-        paths = [path for path in ([cfg.ckpt] if isinstance(cfg.ckpt, str) else cfg.ckpt or []) if path]
-        filled = {key.split(".")[0] for path in paths for key in model_state(load_checkpoint(path, mmap=True))}
-        with without_weights(bool(cfg.vit_weights) or "visual_encoder" in filled):
-            vit = build_vit(
-                name=cfg.vit_model,
-                image_size=cfg.image_size,
-                size=cfg.vit,
-                drop_path_rate=cfg.drop_path_rate,
-                grad_checkpointing=cfg.grad_checkpoint.vit,
-            )
-        with without_weights(bool(cfg.q_former_model) or "Qformer" in filled):
-            qformer, query_tokens = build_qformer(vision_width=cfg.vit.embed_dim, num_query_token=cfg.num_query_token, size=cfg.qformer)
-        with without_weights(cfg.llm_from_scratch and "llama_model" in filled):
+        paths = checkpoint_paths(cfg.ckpt)
+        vision = absent_vision(cfg) if vision_key else build_vision(cfg)
+        with without_weights(cfg.llm_from_scratch and any("llama_model" in parts_in(path) for path in paths)):
             llm = load_language_model(cfg.llama_model, from_scratch=cfg.llm_from_scratch)
         prompts = _prompts_of(cfg)
         model = cls(
-            visual_encoder=vit,
-            ln_vision=nn.LayerNorm(cfg.vit.embed_dim),
-            qformer=qformer,
-            query_tokens=query_tokens,
+            **vision,
             llama_tokenizer=load_tokenizer(cfg.llama_model),
             llama_model=llm,
             prompt_list=prompts,
@@ -187,10 +189,10 @@ class MiniGPT4(ReportWriter):
             llm_is_pretrained=not cfg.llm_from_scratch,
         )
         model.frozen_dtype = cfg.frozen_dtype
-        if cfg.vit_weights:
-            load_vit_weights(model.visual_encoder, cfg.vit_weights)
-        if cfg.q_former_model:
-            load_qformer_weights(model.Qformer, model.ln_vision, model.query_tokens, cfg.q_former_model)
+        if vision_key:
+            model.vision_key, model.absent_vision = vision_key, lambda: VisionParts.from_config(cfg)
+        else:
+            load_vision(model, cfg)
         for path in paths:
             model.load_parts(path, allow_other_llm=cfg.allow_other_llm)
         if cfg.grad_checkpoint.llm:
@@ -257,7 +259,10 @@ class MiniGPT4(ReportWriter):
                     f"{'; '.join(different)}. Give the right one as model.llama_model; with another one the reports would be garbage "
                     "(model.allow_other_llm=True loads it all the same)."
                 )
-        load_into(self, state, path)
+        if self.absent_vision is not None:
+            state = {key: value for key, value in state.items() if key.split(".")[0] not in VISION_PARTS}
+        if state:
+            load_into(self, state, path)
         if brings_llm:
             self.llama_model.tie_weights()
         self.seen_images.clear()
@@ -301,9 +306,14 @@ class MiniGPT4(ReportWriter):
     # Training --------------------------------------------------------------------------------------------------
 
     def encode_img(self, image: Tensor) -> Tensor:
-        """float32 [B, 3, S, S] → image embeddings [B, Q, D_l]."""
+        """float32 [B, 3, S, S], or features in their place (see `encode_queries`) → image embeddings [B, Q, D_l]."""
         with self.maybe_autocast():
             return self.llama_proj(self.encode_queries(image.to(self.device)))
+
+    def row_length(self) -> RowLength:
+        """Counts the tokens of a training row; holding only the tokenizer, it can go to other processes."""
+        lengths = [len(prompt) for prompt in self.prompt_wrap(self.prompt_list)]
+        return RowLength(self.llama_tokenizer, lengths, self.end_sym, self.max_txt_len)
 
     def prompt_wrap(self, prompts: Sequence[str | Sequence[str]]) -> list[list[int]]:
         """Token ids of each prompt, with `IMAGE` slots; a prompt is text with `<ImageHere>`, or already split into parts."""
@@ -315,7 +325,7 @@ class MiniGPT4(ReportWriter):
         """Each sample's prompt: its own `instruction` if the batch has it, else the one of `prompt_list` that its seed picks."""
         if "instruction" in samples:
             return list(samples["instruction"])
-        seeds = samples.get("prompt_seed", [0] * len(samples["image"]))
+        seeds = samples.get("prompt_seed", [0] * len(samples["caption"]))
         return [self.prompt_list[int(seed) % len(self.prompt_list)] for seed in seeds]
 
     def forward(self, samples: dict[str, Any]) -> dict[str, Any]:
@@ -342,13 +352,16 @@ class MiniGPT4(ReportWriter):
 
     def loss_of(self, batch: TokenBatch, image_embeds: Tensor) -> Tensor:
         """Mean cross-entropy over the labels of `batch`; what a frozen language model reads first in every row is read once a run."""
-        inputs = embed(batch, self.llama_model.get_input_embeddings(), image_embeds)
+        llm, look_up = self.llama_model, self.llama_model.get_input_embeddings()
         beginning, read = None, 0
-        if _is_frozen(self.llama_model):
-            beginning, read = self.beginning.before(self.llama_model, lambda: self.prompt_wrap(self.prompt_list), batch)
-        return supervised_loss(
-            self.llama_model, inputs[:, read:], batch.labels[:, read:], beginning=beginning, chunk_rows=self.loss_chunk_rows
-        )
+        if _is_frozen(llm):
+            beginning, read = self.beginning.before(llm, lambda: self.prompt_wrap(self.prompt_list), batch)
+        if can_pack(llm):
+            batch, lengths = without_padding(batch, skip=read)
+            seen = packed(lengths, beginning).arguments(look_up.weight.device)
+            return supervised_loss(llm, embed(batch, look_up, image_embeds), batch.labels, chunk_rows=self.loss_chunk_rows, **seen)
+        inputs, labels = embed(batch, look_up, image_embeds)[:, read:], batch.labels[:, read:]
+        return supervised_loss(llm, inputs, labels, chunk_rows=self.loss_chunk_rows, past_key_values=beginning)
 
     def first_loss_warning(self, loss: float) -> str | None:
         """A pretrained language model that starts at the loss of guessing is not the one that was meant."""

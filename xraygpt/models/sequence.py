@@ -59,6 +59,26 @@ def answer_ids(tokenizer: Any, text: str, end_sym: str, max_length: int) -> list
     return ids[: max(max_length - len(end), 0)] + end
 
 
+@dataclass(frozen=True)
+class RowLength:
+    """Text and prompt seed → how many ids the row of a training sample has: those of its prompt and of `answer_ids`.
+
+    Attributes:
+        tokenizer: of the language model.
+        of_prompts: ids of each prompt, of which the seed picks one.
+        end_sym: ends the text.
+        max_length: of the text.
+    """
+
+    tokenizer: Any
+    of_prompts: Sequence[int]
+    end_sym: str
+    max_length: int
+
+    def __call__(self, text: str, prompt_seed: int) -> int:
+        return self.of_prompts[prompt_seed % len(self.of_prompts)] + len(answer_ids(self.tokenizer, text, self.end_sym, self.max_length))
+
+
 def pad_rows(rows: Sequence[Sequence[int]], num_supervised: Sequence[int], *, pad_id: int, side: str = "right") -> TokenBatch:
     """Pad rows of ids (with `IMAGE` slots) to the longest; the last `num_supervised[i]` ids of row i are its labels.
 
@@ -76,6 +96,14 @@ def pad_rows(rows: Sequence[Sequence[int]], num_supervised: Sequence[int], *, pa
         labels[i, stop - supervised : stop] = ids[i, stop - supervised : stop]
     is_image = ids == IMAGE
     return TokenBatch(ids.masked_fill(is_image, pad_id), mask, labels, is_image)
+
+
+def without_padding(batch: TokenBatch, *, skip: int = 0) -> tuple[TokenBatch, list[int]]:
+    """The rows one after another, as one row [1, N] without padding and without the first `skip` tokens of each; and their lengths."""
+    kept = batch.attention_mask.bool()
+    kept[:, :skip] = False
+    parts = (each[kept][None] for each in (batch.ids, batch.attention_mask, batch.labels, batch.is_image))
+    return TokenBatch(*parts), kept.sum(dim=1).tolist()
 
 
 def embed(batch: TokenBatch, embed_tokens: Any, image_embeds: Tensor) -> Tensor:

@@ -5,8 +5,8 @@
     memory      bytes of a step, by part; the largest batch that fits
     hardware    what GPUs can do at most, and what is assumed of it
     roofline    seconds of a step, and hours of a run
-    switches    the same run with one setting changed
-    scaling     what happens with many GPUs
+    plan        all of it, the same run with one setting changed, and with more GPUs
+    texts       tokens of the captions and prompts
 
 FLOPs and bytes are those of the code in `xraygpt.models`, and tests hold them against measurements. Seconds are predictions.
 """

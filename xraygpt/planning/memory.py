@@ -145,17 +145,17 @@ def _language_model(run: RunShape) -> float:
     tokens, width = run.batch_size * run.row_tokens, llm.hidden_size
     before = run.batch_size * run.beginning
     if "llm" in run.recompute:
-        return (before + tokens * llm.num_layers) * width * act + tokens * (width + 1) * 4
+        return tokens * llm.num_layers * width * act + tokens * (width + 1) * 4
     of_heads = llm.num_heads * llm.head_dim
     keys = (tokens + before) * of_heads * 2 * act
-    mask = tokens * (run.row_tokens + run.beginning) * act if run.beginning else 0.0
+    mask = tokens * (run.row_tokens + run.beginning) * act if run.beginning else 0.0  # of each row, shared by the layers
     vectors = 2 * 4 * width + 2 * of_heads * act + 3 * llm.intermediate_size * act + 4 * (llm.num_heads + 2)
     last = tokens * (width + 1) * 4
-    if "llm" in run.trained:  # inputs of the linear layers, and what the norms' weights are multiplied by
-        vectors += (4 * width + llm.intermediate_size) * act
+    if "llm" in run.trained:  # inputs of the linear layers (of attention's last one, the rows put together), of the norms' weights
+        vectors += (4 * width + of_heads + llm.intermediate_size) * act
         last += tokens * width * act
-    positions = 2 * run.row_tokens * llm.head_dim * act
-    return before * width * act + llm.num_layers * (tokens * vectors + keys + mask) + last + positions
+    positions = 2 * tokens * llm.head_dim * act
+    return llm.num_layers * (tokens * vectors + keys) + mask + last + positions
 
 
 def _logits(run: RunShape) -> float:

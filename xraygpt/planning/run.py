@@ -43,7 +43,6 @@ class Texts:
         prompt: of the whole prompt, without the image's.
         answer: of a caption with its end symbol.
         longest: of the longest caption; what a batch must have memory for.
-        padding: computed tokens : real tokens, as length-aware batches have it.
         source: where these numbers are from, in words.
     """
 
@@ -51,7 +50,6 @@ class Texts:
     prompt: float
     answer: float
     longest: float
-    padding: float
     source: str
 
 
@@ -91,14 +89,13 @@ class RunShape:
 
     @property
     def row_tokens(self) -> float:
-        """T, padding among them."""
-        tokens = self.texts.prompt + self.texts.answer + self.size.num_query_token
-        return tokens * self.texts.padding - self.beginning
+        """T; rows are packed, so that there is no padding."""
+        return self.texts.prompt + self.texts.answer + self.size.num_query_token - self.beginning
 
     @property
     def longest(self) -> "RunShape":
         """The same with a batch of the longest captions, which must fit as well."""
-        return replace(self, texts=replace(self.texts, answer=self.texts.longest, padding=1.0))
+        return replace(self, texts=replace(self.texts, answer=self.texts.longest))
 
     @property
     def num_supervised(self) -> float:
@@ -165,19 +162,18 @@ def has_feature_cache(cfg: Config) -> bool:
     return bool(cache and cache.get("path"))
 
 
-def assumed_texts(*, prompt: float, answer: float, longest: float, beginning: int, padding: float) -> Texts:
+def assumed_texts(*, prompt: float, answer: float, longest: float, beginning: int) -> Texts:
     """Numbers of tokens that are given or assumed, where there is no data to count them in."""
     source = f"assumed: {answer:.0f} tokens a caption, {longest:.0f} the longest, {prompt:.0f} of the prompt"
-    return Texts(beginning=beginning, prompt=prompt, answer=answer, longest=longest, padding=padding, source=source)
+    return Texts(beginning=beginning, prompt=prompt, answer=answer, longest=longest, source=source)
 
 
-def counted_texts(prompts: Sequence[int], answers: Sequence[int], *, beginning: int, padding: float, source: str) -> Texts:
+def counted_texts(prompts: Sequence[int], answers: Sequence[int], *, beginning: int, source: str) -> Texts:
     """Averages of counted tokens."""
     return Texts(
         beginning=beginning,
         prompt=sum(prompts) / len(prompts),
         answer=sum(answers) / len(answers),
         longest=max(answers),
-        padding=padding,
         source=source,
     )

@@ -16,8 +16,6 @@ from xraygpt.models.sizes import LlmSize
 from xraygpt.planning.run import Texts, assumed_texts, counted_texts
 
 CAPTIONS_COUNTED = 1000
-PADDING = 1.05
-"""Computed tokens : real tokens, at most, where batches are made by length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +47,11 @@ def texts_of(cfg: Config, captions: Sequence[str] | None, assumed: AssumedTokens
         assumed: taken where captions or tokenizer are not there.
         given: tokens of a caption, in place of counting.
     """
-    padding = 1.0 if cfg.run_cfg.batch_size_train == 1 else PADDING
     folder = cfg.model_cfg.llama_model
     if given is not None or captions is None or LlmSize.read(folder) is None:
         answer = min(given or assumed.caption, cfg.model_cfg.max_txt_len)
         longest = max(answer, min(assumed.longest, cfg.model_cfg.max_txt_len))
-        return assumed_texts(prompt=assumed.prompt, answer=answer, longest=longest, beginning=assumed.beginning, padding=padding)
+        return assumed_texts(prompt=assumed.prompt, answer=answer, longest=longest, beginning=assumed.beginning)
     tokenizer, model = load_tokenizer(folder), cfg.model_cfg
     chosen = [captions[i] for i in evenly_spaced(len(captions), CAPTIONS_COUNTED)]
     answers = [len(answer_ids(tokenizer, caption, model.end_sym, model.max_txt_len)) for caption in chosen]
@@ -64,4 +61,4 @@ def texts_of(cfg: Config, captions: Sequence[str] | None, assumed: AssumedTokens
     before = [row[: row.index(IMAGE)] for row in rows]
     source = f"counted in {len(chosen)} of {len(captions)} training captions and {len(prompts)} prompts"
     beginning = sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, zip(*before, strict=False)))
-    return counted_texts([len(row) - 1 for row in rows], answers, beginning=beginning, padding=padding, source=source)
+    return counted_texts([len(row) - 1 for row in rows], answers, beginning=beginning, source=source)

@@ -56,7 +56,10 @@ def load_processor(name: str, cfg: Mapping[str, Any] | None = None) -> BaseProce
     arguments = {str(key): value for key, value in (cfg or {}).items() if key != "name"}
     if problems := _argument_problems(processor_class, arguments):
         raise ConfigError(f"The configuration of the processor {name!r} is not well-formed: {' '.join(problems)}")
-    return processor_class(**arguments)
+    processor = processor_class(**arguments)
+    defaults = {key: parameter.default for key, parameter in inspect.signature(processor_class).parameters.items()}
+    processor.settings = {"name": name, **defaults, **arguments}
+    return processor
 
 
 def _argument_problems(processor_class: type, arguments: dict[str, Any]) -> list[str]:

@@ -13,9 +13,11 @@ class BaseProcessor:
     Attributes:
         min_image_side: of an image processor: the shorter side, in pixels, below which what it makes of an image would change. Larger
             images may be handed to it scaled down to this; None, the default, asks for all their pixels.
+        settings: its registered name and all its arguments, where `load_processor` built it.
     """
 
     min_image_side: int | None = None
+    settings: dict[str, Any] | None = None
 
     def __call__(self, item: Any) -> Any:
         """Process one item."""

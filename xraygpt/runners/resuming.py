@@ -61,6 +61,8 @@ HARMLESS = frozenset(
 )
 """Keys of `run` that cannot change what is learnt, and those that are compared otherwise."""
 
+_CACHE_PATH = "run.feature_cache.path"
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -254,6 +256,9 @@ class _Schedule:
 def _config_differences(then: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> Iterator[Difference]:
     """Settings that both configurations have, with different values; a path counts only where nothing else tells what is behind it."""
     before, after = dict(_flat(then)), dict(_flat(now))
+    for settings in (before, after):
+        if settings.get(_CACHE_PATH):
+            settings[_CACHE_PATH] = "a feature cache"  # wherever it is: what is in it is the same
     new = [name for name in after.keys() ^ before.keys() if not _is_harmless(name)] if then else []
     if new:
         logger.warning("Not compared with %s, because only one of the two knows it: %s", path, ", ".join(sorted(new)))

@@ -202,13 +202,13 @@ class RunnerBase:
             batch_size=self.run_cfg.batch_size_train,
             num_workers=self.run_cfg.num_workers,
             seed=self.run_cfg.seed,
-            rank=get_rank(),
-            world_size=get_world_size(),
-            start_iteration=self.state.step,
-            pin_memory=self.cuda_enabled,
+            rank=get_rank(), world_size=get_world_size(),
+            start_iteration=self.state.step, pin_memory=self.cuda_enabled,
             on_bad_sample=self.run_cfg.on_bad_sample,
             timeout_s=60 * self.run_cfg.dist_timeout_minutes,
-        )
+            group_by_length=self.run_cfg.group_by_length, accum_grad_iters=self.run_cfg.accum_grad_iters,
+            row_length=self.model.row_length() if self.run_cfg.group_by_length else None,
+        )  # fmt: skip
 
     # Running ---------------------------------------------------------------------------------------------------
 

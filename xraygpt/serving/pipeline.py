@@ -15,6 +15,8 @@ from xraygpt.common.dist_utils import resolve_device
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.registry import registry, suggest
 from xraygpt.conversation import Chat
+from xraygpt.datasets.feature_cache import FeatureCache
+from xraygpt.datasets.image_features import FilmFeatures
 from xraygpt.models.generation import GeneratedText
 from xraygpt.models.known_images import KnownImages, probe_image
 from xraygpt.processors import Concern, check_image, load_processor, open_image
@@ -31,6 +33,7 @@ class ReportPipeline:
         prompt: the question that asks for a report; "" takes the model's first training prompt.
         settings: the fields of `run.generation` but the prompt.
         known: what training images look like to the model; None: not known.
+        cache: what the model read in image files before; None: nothing is kept.
     """
 
     def __init__(
@@ -41,29 +44,36 @@ class ReportPipeline:
         prompt: str,
         settings: dict[str, Any],
         known: KnownImages | None = None,
+        cache: FilmFeatures | None = None,
     ) -> None:
         self.model = model.eval()
         self.vis_processor = vis_processor
         self.prompt = prompt
         self.settings = settings
         self.known = known
+        self.cache = cache
 
     @classmethod
-    def from_config(cls, cfg: Config) -> "ReportPipeline":
+    def from_config(cls, cfg: Config, *, cache: FeatureCache | None = None) -> "ReportPipeline":
         """The model on its device, and the evaluation processor of the first dataset.
+
+        Args:
+            cache: of the model's vision parts, for files that are read in batches; the parts are loaded for what is not in it.
 
         Raises:
             ConfigError: the configuration names no image processor, or one for images of another size than the model's.
         """
         vis_processor = _eval_processor(cfg)
         model_class = registry.get_model_class(cfg.model_cfg.arch)
-        model = model_class.from_config(cfg.model_cfg).place(resolve_device(cfg.run_cfg.device))
+        films = FilmFeatures(cache, vis_processor) if cache is not None else None
+        given = {"vision_key": films.key} if films else {}
+        model = model_class.from_config(cfg.model_cfg, **given).place(resolve_device(cfg.run_cfg.device))
         settings: Any = OmegaConf.to_container(cfg.run_cfg.generation)
         known = None
         if cfg.run_cfg.known_images:
             probe = model.eval().image_features(probe_image(cfg.model_cfg.image_size)).cpu().numpy()[0]
             known = KnownImages.load(Path(cfg.run_cfg.known_images).expanduser(), probe)
-        return cls(model=model, vis_processor=vis_processor, prompt=settings.pop("prompt"), settings=settings, known=known)
+        return cls(model=model, vis_processor=vis_processor, prompt=settings.pop("prompt"), settings=settings, known=known, cache=films)
 
     @property
     def full_prompt(self) -> str:

@@ -33,19 +33,23 @@ class Film:
         queries: [Q, D_q], what the model's query tokens read.
         concerns: what speaks against it.
         error: why it gets no report; "" if it gets one.
+        name: of its row in the feature cache.
     """
 
     pixels: Tensor | None = None
     queries: Tensor | None = None
     concerns: list[Concern] = field(default_factory=list)
     error: str = ""
+    name: bytes = b""
 
 
 def load_film(pipeline: ReportPipeline, path: Path) -> Film:
-    """Open an image and ask the input gate about it."""
+    """Open an image and ask the input gate about it; find what the model reads in it in the feature cache, if there is one."""
     try:
         image = open_image(path)
-        return Film(pipeline.load_image(image), concerns=check_image(image))
+        name = pipeline.cache.name_of(path) if pipeline.cache else b""
+        queries = pipeline.cache.find(name) if pipeline.cache else None
+        return Film(pipeline.load_image(image), queries, check_image(image), name=name)
     except DataError as error:
         return Film(error=str(error))
 
@@ -102,10 +106,13 @@ def _refuse_doubted(batch: Images, films: Sequence[Film]) -> None:
 def _read_images(pipeline: ReportPipeline, films: Sequence[Film]) -> None:
     """Let the model look at the films that could be opened, together; those unlike its training images are doubted."""
     opened = [film for film in films if film.pixels is not None and not film.error]
-    all_queries = pipeline.read_images([film.pixels for film in opened if film.pixels is not None])
-    for film, queries in zip(opened, all_queries, strict=True):
+    new = [film for film in opened if film.queries is None]
+    for film, queries in zip(new, pipeline.read_images([film.pixels for film in new if film.pixels is not None]), strict=True):
         film.queries = queries
-        film.concerns += pipeline.unfamiliar(queries)
+    if pipeline.cache and new:
+        pipeline.cache.keep([film.name for film in new], [film.queries for film in new if film.queries is not None])
+    for film in opened:
+        film.concerns += pipeline.unfamiliar(film.queries)  # type: ignore[arg-type]
 
 
 def _report_fields(tokenizer: Any, written: GeneratedText) -> Row:

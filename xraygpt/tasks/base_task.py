@@ -17,6 +17,7 @@ from xraygpt.datasets.builders import BaseDatasetBuilder
 from xraygpt.datasets.data_utils import prepare_sample
 from xraygpt.datasets.dataloaders import SKIP, split_into_batches
 from xraygpt.models import BaseModel
+from xraygpt.tasks.feature_caching import evaluation_processor, use_features, used_datasets
 from xraygpt.tasks.out_of_memory import IN_EVALUATION, IN_TRAINING, sizes_named
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ class BaseTask:
 
     def __init__(self, cfg: Config) -> None:
         self.cfg = cfg
+        self.datasets: dict[str, dict[str, Any]] = {}
+        """Those that were built."""
         self.tolerates: Callable[[str], bool] = self._is_skipped_where_bad
         """Whether annotations of a split that cannot be used are left out of its datasets, rather than an error."""
 
@@ -58,13 +61,28 @@ class BaseTask:
             datasets[name] = builder.build_datasets()
             sizes = ", ".join(f"{split} {len(dataset)}" for split, dataset in datasets[name].items())
             logger.info("Dataset %s: %s", name, sizes)
+        self.datasets = datasets
         return datasets
 
     def build_model(self, cfg: Config) -> BaseModel:
         """The model of the configuration, with its weights, on the CPU."""
-        model_config = cfg.model_cfg
-        model_class = registry.get_model_class(model_config.arch)
-        return model_class.from_config(model_config)
+        model_class = registry.get_model_class(cfg.model_cfg.arch)
+        if not cfg.run_cfg.feature_cache.path:
+            return model_class.from_config(cfg.model_cfg)
+        return model_class.from_config(cfg.model_cfg, vision_key=self.use_features(cfg))
+
+    def use_features(self, cfg: Config) -> str:
+        """Let the datasets give features from `run.feature_cache` in place of images; what is not there is computed now.
+
+        Returns:
+            The key of the vision parts.
+        """
+        used = []
+        for name, dataset, trained_on in used_datasets(cfg, self.datasets):
+            if trained_on and cfg.run_cfg.feature_cache.views == 1:
+                dataset.vis_processor = evaluation_processor(cfg, name)
+            used.append((dataset, trained_on))
+        return use_features(cfg, used)
 
     # Training --------------------------------------------------------------------------------------------------
 

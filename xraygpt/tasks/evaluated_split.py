@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from xraygpt.common.files import sha256_file
 from xraygpt.datasets.data_utils import prepare_sample
 from xraygpt.datasets.dataloaders import build_eval_loader, evenly_spaced, in_turns, split_into_batches
 from xraygpt.evaluation import Corpus
+from xraygpt.tasks.feature_caching import use_features
 
 Row = dict[str, Any]
 
@@ -87,7 +89,7 @@ class TrainingImages:
     reports: list[str]
 
 
-def encode_training_images(model: Any, training: Sequence[Any], split: EvaluatedSplit, *, count: int, run_cfg: Any) -> TrainingImages:
+def encode_training_images(model: Any, training: Sequence[Any], split: EvaluatedSplit, *, count: int, cfg: Config) -> TrainingImages:
     """Encode `count` evenly spaced training images as the evaluated ones are: with their processor. All ranks share the work.
 
     Raises:
@@ -98,6 +100,11 @@ def encode_training_images(model: Any, training: Sequence[Any], split: Evaluated
         view.vis_processor = split.datasets[0].vis_processor
     reports = [ann["caption"] for view in views for ann in view.annotation]
     chosen = evenly_spaced(len(reports), count)
+    run_cfg = cfg.run_cfg
+    if run_cfg.feature_cache.path:
+        starts = np.cumsum([0, *map(len, views)])
+        only = [[place - start for place in chosen if start <= place < stop] for start, stop in itertools.pairwise(starts)]
+        use_features(cfg, [(view, False) for view in views], only=only)
     batches = split_into_batches(chosen, run_cfg.batch_size_eval)
     cuda = model.device.type == "cuda"
     loader = build_eval_loader(views, batches=batches[get_rank() :: get_world_size()], num_workers=run_cfg.num_workers, pin_memory=cuda)

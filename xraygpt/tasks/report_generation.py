@@ -135,6 +135,7 @@ class ReportGenerationTask(ImageTextPretrainTask):
         cfg = self.cfg.to_dict()
         return {
             "weights": weights_sha256(model),
+            "features": getattr(model, "vision_key", ""),
             "model": sha256_of(cfg["model"]),
             "prompt": model.report_prompt(self.question),
             "decoding": {**self.settings, "end_sym": cfg["model"].get("end_sym"), "seed": self.cfg.run_cfg.seed},
@@ -153,7 +154,7 @@ class ReportGenerationTask(ImageTextPretrainTask):
         count, training = self.cfg.run_cfg.scoring.nearest_images, self._training_of(split)
         if not count or not sum(map(len, training)):
             return None
-        images = encode_training_images(model.eval(), training, split, count=count, run_cfg=self.cfg.run_cfg)
+        images = encode_training_images(model.eval(), training, split, count=count, cfg=self.cfg)
         logger.info("Encoded %d training images for the nearest-training baseline.", len(images.reports))
         if is_main_process() and len(images.features) >= MIN_IMAGES:
             self._keep_known_images(model, images)

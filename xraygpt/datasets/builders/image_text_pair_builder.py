@@ -1,17 +1,18 @@
 """Builders of datasets of images with one text each, over one prepared folder."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import ANNOTATIONS_NAME
 from xraygpt.common.registry import registry
+from xraygpt.datasets.annotation_table import AnnotationIndex, index_of, read_tables
 from xraygpt.datasets.bad_samples import BadSample
 from xraygpt.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 from xraygpt.datasets.datasets import CaptionDataset, MIMICDataset, OpenIDataset
-from xraygpt.datasets.preparation.splits import require_no_leakage
+from xraygpt.datasets.preparation.splits import leakage, require_no_leakage
 
 
 class ImageTextPairBuilder(BaseDatasetBuilder):
@@ -30,11 +31,7 @@ class ImageTextPairBuilder(BaseDatasetBuilder):
         """
         storage = Path(self.config.storage).expanduser()
         bad: dict[str, list[BadSample]] = {}
-        annotations = load_annotations(storage / ANNOTATIONS_NAME, tolerates=self.tolerates, bad=bad)
-        require_no_leakage(annotations, str(storage))
-        by_split: dict[str, list[dict[str, Any]]] = {split: [] for split in bad}
-        for ann in annotations:
-            by_split.setdefault(ann.get("split", "train"), []).append(ann)
+        by_split = self._annotations_by_split(storage, bad)
         datasets = {}
         for split, of_split in by_split.items():
             vis_processor, text_processor = self.build_processors(split)
@@ -47,6 +44,26 @@ class ImageTextPairBuilder(BaseDatasetBuilder):
             )
             datasets[split].bad_annotations = bad.get(split, [])
         return datasets
+
+    def _annotations_by_split(self, storage: Path, bad: dict[str, list[BadSample]]) -> dict[str, Sequence[dict[str, Any]]]:
+        path = storage / ANNOTATIONS_NAME
+        index = index_of(path, lambda: _index(path, str(storage))) if path.is_file() else None
+        if index is not None and index.spans.size:
+            tables = read_tables(path, index, bad=bad, tolerates=self.tolerates)
+            return {**{split: [] for split in bad}, **tables}
+        annotations = load_annotations(path, tolerates=self.tolerates, bad=bad)  # says what is wrong
+        require_no_leakage(annotations, str(storage))
+        by_split: dict[str, list[dict[str, Any]]] = {split: [] for split in bad}
+        for ann in annotations:
+            by_split.setdefault(ann.get("split", "train"), []).append(ann)
+        return dict(by_split)
+
+
+def _index(path: Path, where: str) -> AnnotationIndex | None:
+    try:
+        return AnnotationIndex.of(path, lambda ann: _problem_of(ann, ("image_id", "caption")), lambda good: leakage(good, where))
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 @registry.register_builder("mimic")

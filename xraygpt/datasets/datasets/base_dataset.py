@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from xraygpt.datasets.annotation_table import AnnotationTable
 from xraygpt.datasets.bad_samples import BadSample
 
 
@@ -16,7 +17,7 @@ class BaseDataset(Dataset):
         vis_processor: image → float32 tensor [3, S, S].
         text_processor: str → str.
         vis_root: folder of the images.
-        annotations: one dictionary a sample; extra keys are kept.
+        annotations: one dictionary a sample, or a table that makes them; extra keys are kept.
         sample_ratio: weight of this dataset when several are mixed; None: by size.
 
     Attributes:
@@ -35,7 +36,9 @@ class BaseDataset(Dataset):
     ) -> None:
         self.vis_processor, self.text_processor = vis_processor, text_processor
         self.vis_root = Path(vis_root)
-        self.annotation = [{**ann, "instance_id": str(index)} for index, ann in enumerate(annotations)]
+        self.annotation: Sequence[dict[str, Any]] = annotations
+        if not isinstance(annotations, AnnotationTable):
+            self.annotation = [{**ann, "instance_id": str(index)} for index, ann in enumerate(annotations)]
         self.sample_ratio = sample_ratio
         self.bad_annotations: list[BadSample] = []
 

@@ -28,12 +28,27 @@ def split_of(group_id: str) -> str:
 
 def divided_groups(annotations: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Subjects, and studies, that stand in more than one split: "subject 17" → ["train", "test"]."""
+    first: dict[str, str] = {}  # a set for each group would take ten times the memory
     found: dict[str, set[str]] = {}
     for annotation in annotations:
         for key in ("subject_id", "study_id"):
-            if annotation.get(key) and annotation.get("split"):
-                found.setdefault(f"{key.removesuffix('_id')} {annotation[key]}", set()).add(annotation["split"])
-    return {group: sorted(splits) for group, splits in found.items() if len(splits) > 1}
+            if annotation.get(key) and (split := annotation.get("split")):
+                group = f"{key.removesuffix('_id')} {annotation[key]}"
+                if (before := first.setdefault(group, split)) != split:
+                    found.setdefault(group, {before}).add(split)
+    return {group: sorted(splits) for group, splits in found.items()}
+
+
+def leakage(annotations: Iterable[Mapping[str, Any]], where: str) -> str:
+    """Which subjects or studies stand in more than one split, in words; "" if none does."""
+    divided = divided_groups(annotations)
+    if not divided:
+        return ""
+    examples = "\n  ".join(f"{group}: {', '.join(splits)}" for group, splits in list(divided.items())[:10])
+    return (
+        f"{where}: {len(divided)} subjects or studies stand in more than one split, so that what is tested would have been trained "
+        f"on:\n  {examples}\nGive all images of a subject the same split."
+    )
 
 
 def require_no_leakage(annotations: Iterable[Mapping[str, Any]], where: str) -> None:
@@ -42,10 +57,5 @@ def require_no_leakage(annotations: Iterable[Mapping[str, Any]], where: str) -> 
     Raises:
         DataError: names the first of them.
     """
-    divided = divided_groups(annotations)
-    if divided:
-        examples = "\n  ".join(f"{group}: {', '.join(splits)}" for group, splits in list(divided.items())[:10])
-        raise DataError(
-            f"{where}: {len(divided)} subjects or studies stand in more than one split, so that what is tested would have been trained "
-            f"on:\n  {examples}\nGive all images of a subject the same split."
-        )
+    if words := leakage(annotations, where):
+        raise DataError(words)

@@ -1,0 +1,113 @@
+"""Rows of a training batch one after another, with no padding between them: each token of a row sees the earlier ones of its row alone.
+
+All layers but attention treat tokens one by one, so the rows need not be told apart there; attention is computed row by row. It costs
+what the real tokens cost, on every device.
+
+`N` tokens of all rows together, `T` of one row, `P` of the constant beginning, `H` heads, `D_h` width of a head.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ARCHITECTURES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+"""Language models whose positions are given to them, and that have nothing but attention between tokens."""
+_NAME = "xraygpt_rows"
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """How rows stand in [1, N, D].
+
+    Attributes:
+        lengths: of each row.
+        beginning: of each layer the keys and values [1, H, P, D_h] that stand before those of every row; none if P is 0.
+    """
+
+    lengths: tuple[int, ...]
+    beginning: tuple[tuple[Tensor, Tensor], ...] = ()
+
+    def arguments(self, device: torch.device) -> dict[str, Any]:
+        """What the decoder is given besides the embeddings."""
+        first = self.beginning[0][0].shape[2] if self.beginning else 0
+        positions = torch.cat([torch.arange(first, first + length) for length in self.lengths])
+        # A mask of four dimensions is passed on as it is, and not made: attention needs none.
+        return {"position_ids": positions[None].to(device), "attention_mask": torch.empty(1, 1, 1, 1, device=device), "packed_rows": self}
+
+
+def can_pack(llm: PreTrainedModel) -> bool:
+    """Whether a language model can read packed rows: of `ARCHITECTURES`, without a sliding window, with torch's attention.
+
+    The first time, its attention is replaced by one that can; it is torch's for everything else.
+    """
+    if llm.config._attn_implementation == _NAME:
+        return True
+    if llm.config.model_type not in ARCHITECTURES or llm.config._attn_implementation != "sdpa" or not _has_full_attention(llm):
+        return False
+    _register()
+    llm.set_attn_implementation(_NAME)
+    return True
+
+
+def _has_full_attention(llm: PreTrainedModel) -> bool:
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=llm.config).layers)
+
+
+@functools.cache
+def _register() -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(_NAME, _attention)
+    AttentionMaskInterface.register(_NAME, sdpa_mask)
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packed_rows: PackedRows | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """[1, H, N, D_h] each → [1, N, H, D_h], row by row; without packed rows as transformers has it."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if packed_rows is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    before = packed_rows.beginning[module.layer_idx] if packed_rows.beginning else None
+    rows = zip(*(each.split(packed_rows.lengths, dim=2) for each in (query, key, value)), strict=True)
+    seen = []
+    for q, k, v in rows:
+        mask = None
+        if before is not None:
+            k, v = (torch.cat([constant, own], dim=2) for constant, own in zip(before, (k, v), strict=True))
+            mask = _causal(q.shape[2], k.shape[2], q.dtype, q.device)
+        seen.append(sdpa_attention_forward(module, q, k, v, mask, **options)[0])
+    return torch.cat(seen, dim=1), None
+
+
+@functools.lru_cache(maxsize=64)
+def _causal(num_queries: int, num_keys: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[1, 1, queries, keys], 0 or -inf: the queries are the last of the keys, and each sees those up to itself. All layers share it."""
+    hidden = torch.full((num_queries, num_keys), -torch.inf, dtype=dtype, device=device)
+    return hidden.triu(num_keys - num_queries + 1)[None, None]
+
+
+def packed(lengths: Sequence[int], beginning: Any = None) -> PackedRows:
+    """The layout of rows of these lengths after the keys and values of a cache."""
+    layers = () if beginning is None else tuple((layer.keys, layer.values) for layer in beginning.layers)
+    return PackedRows(tuple(lengths), layers)
