@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig, LlamaConfig, OPTConfig, PreTrainedModel
 
 from tests.models.conftest import ModelFactory
-from xraygpt.models import loss as loss_module
+from xraygpt.common.errors import ConfigError
 from xraygpt.models.loss import logits_of, supervised_loss
 from xraygpt.models.sequence import IGNORE
 
@@ -92,13 +92,56 @@ def test_chunks_change_no_number(batch: tuple[Tensor, Tensor], chunk_rows: int) 
     """Nor the gradient of the last layer, where it is trained."""
     inputs, labels = batch
     results = []
-    for rows in (None, chunk_rows):
+    for rows in (100, chunk_rows):
         llm: Any = language_model()
         leaf = inputs.clone().requires_grad_()
         loss = supervised_loss(llm, leaf, labels, chunk_rows=rows)
         loss.backward()
         results.append((loss.detach(), leaf.grad, llm.lm_head.weight.grad))
     torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_last_layer_that_is_shared_with_the_embeddings_gets_both_gradients(batch: tuple[Tensor, Tensor]) -> None:
+    _, labels = batch
+    ids = labels.clamp(min=0)
+    gradients = []
+    for compute in (written_out, supervised_loss):
+        llm: Any = language_model("gemma2")
+        assert llm.lm_head.weight is llm.get_input_embeddings().weight
+        compute(llm, llm.get_input_embeddings()(ids), labels).backward()
+        gradients.append(llm.lm_head.weight.grad)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
+
+
+def test_what_comes_after_the_loss_scales_the_gradient(batch: tuple[Tensor, Tensor]) -> None:
+    llm, (inputs, labels) = language_model(), batch
+    leaf = inputs.clone().requires_grad_()
+    (of_one,) = torch.autograd.grad(supervised_loss(llm, leaf, labels), leaf)
+    (of_three,) = torch.autograd.grad(supervised_loss(llm, leaf, labels) * 3, leaf)
+    torch.testing.assert_close(of_three, 3 * of_one)
+
+
+def test_no_gradient_is_computed_where_none_is_wanted(batch: tuple[Tensor, Tensor]) -> None:
+    llm, (inputs, labels) = language_model(), batch
+    expected = written_out(llm, inputs, labels)
+    with torch.no_grad(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        loss = supervised_loss(llm, inputs.requires_grad_(), labels)
+    torch.testing.assert_close(loss, expected)
+    assert not loss.requires_grad
+    assert not [event.key for event in profile.key_averages() if "backward" in event.key.lower()]
+
+
+def test_small_gradients_survive_float16(batch: tuple[Tensor, Tensor]) -> None:
+    """Without a scale they are near float16's smallest number, 6e-8."""
+    llm: Any = language_model().half()
+    torch.nn.init.normal_(llm.lm_head.weight, std=1e-7)
+    gradients = []
+    for dtype in (torch.float16, torch.float32):
+        leaf = batch[0].clone().to(dtype).requires_grad_()
+        (supervised_loss(llm.to(dtype), leaf, batch[1]) * 2.0**10).backward()
+        assert leaf.grad is not None
+        gradients.append(leaf.grad.float())
+    assert (gradients[0] - gradients[1]).norm() < 0.05 * gradients[1].norm()
 
 
 def rows_of_logits(llm: Any) -> list[int]:
@@ -108,21 +151,17 @@ def rows_of_logits(llm: Any) -> list[int]:
     return rows
 
 
-def test_large_logits_come_in_chunks_by_themselves(monkeypatch: pytest.MonkeyPatch, batch: tuple[Tensor, Tensor]) -> None:
-    llm = language_model()
-    rows = rows_of_logits(llm)
-    supervised_loss(llm, *batch)
-    assert rows == [7]
-    monkeypatch.setattr(loss_module, "LOGIT_BYTES", 3 * 4 * 50)
-    supervised_loss(llm, *batch)
-    assert rows[1:] == [3, 3, 1]
-
-
-@pytest.mark.parametrize("chunk_rows", [None, 5])
-def test_rows_of_logits_are_supervised_tokens(make_model: ModelFactory, samples: Samples, chunk_rows: int | None) -> None:
-    """Computed divided by supervised is 1.00."""
+@pytest.mark.parametrize("chunk_rows", [100, 5])
+def test_rows_of_logits_are_supervised_tokens(make_model: ModelFactory, samples: Samples, chunk_rows: int) -> None:
+    """Computed divided by supervised is 1.00, the backward pass included."""
     model = make_model(loss_chunk_rows=chunk_rows)
     rows = rows_of_logits(model.llama_model)
-    num_tokens = model(samples)["num_tokens"]
-    assert sum(rows) == num_tokens > 20
-    assert max(rows) == (chunk_rows or num_tokens)
+    output = model(samples)
+    output["loss"].backward()
+    assert sum(rows) == output["num_tokens"] > 20
+    assert max(rows) <= chunk_rows
+
+
+def test_at_least_one_row_at_a_time(make_model: ModelFactory) -> None:
+    with pytest.raises(ConfigError, match="loss_chunk_rows is 0"):
+        make_model(loss_chunk_rows=0)

@@ -1,7 +1,7 @@
 """Small models of the real architecture, what a step of them does, and the shape that the plan gets of it."""
 
 import math
-from collections.abc import Callable
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -136,20 +136,26 @@ def counted_flops(model: Any, samples: dict[str, Any]) -> int:
     return counter.get_total_flops()
 
 
+class Kept:
+    """A tensor for as long as autograd keeps it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
 def counted_bytes(model: Any, samples: dict[str, Any]) -> int:
     """Bytes that the forward pass keeps for the backward pass, parameters left out; what is shared counts once."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, Tensor] = {}
+    alive: weakref.WeakSet[Kept] = weakref.WeakSet()
 
-    def pack(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage().data_ptr() not in own:
-            kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
+    def pack(tensor: Tensor) -> Kept:
+        holder = Kept(tensor)
+        alive.add(holder)
+        return holder
 
-    unpack: Callable[[Tensor], Tensor] = lambda tensor: tensor  # noqa: E731
     model(samples)
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda holder: holder.tensor):
         loss = model(samples)["loss"]
-    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    storages = {holder.tensor.untyped_storage().data_ptr(): holder.tensor.untyped_storage().nbytes() for holder in alive}
     del loss
-    return total
+    return sum(count for address, count in storages.items() if address not in own)

@@ -23,7 +23,7 @@ def published(**values: Any) -> RunShape:
     size = ModelSize(image_size=224, vit=VitSize(), num_query_token=32, qformer=QFormerSize(), llm=PUBLISHED_SIZES["7b"])
     settings: dict[str, Any] = {
         "size": size, "trained": frozenset({"proj"}), "vit_dtype": "bf16", "llm_dtype": "bf16", "half": True, "cached": False,
-        "recompute": frozenset(), "chunk_rows": None, "batch_size": 3, "accumulate": 1, "num_gpus": 1, "texts": TEXTS,
+        "recompute": frozenset(), "chunk_rows": 256, "batch_size": 3, "accumulate": 1, "num_gpus": 1, "texts": TEXTS,
     }  # fmt: skip
     return RunShape(**{**settings, **values})
 

@@ -5,23 +5,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from xraygpt.models.sequence import IGNORE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LOGIT_BYTES = 256 * 2**20
-"""float32 logits of one chunk at most, where `chunk_rows` does not say otherwise: 2,097 rows at 32,000 tokens."""
+CHUNK_ROWS = 256
+"""Supervised tokens whose logits exist at a time: 32 MiB in float32 at 32,000 tokens, and enough to keep a GPU busy."""
+_SCALE = 2.0**10
+"""Of the gradients while they wait, so that small ones are not lost in float16; a power of two, hence exact."""
 
 
-def supervised_loss(llm: PreTrainedModel, inputs: Tensor, labels: Tensor, *, chunk_rows: int | None = None, **seen: Any) -> Tensor:
+def supervised_loss(llm: PreTrainedModel, inputs: Tensor, labels: Tensor, *, chunk_rows: int = CHUNK_ROWS, **seen: Any) -> Tensor:
     """Mean cross-entropy over the labels, a float32 scalar.
 
     No attention mask is needed: attention is causal, and padding, if there is any, stands on the right, where no real token sees it.
@@ -29,8 +32,7 @@ def supervised_loss(llm: PreTrainedModel, inputs: Tensor, labels: Tensor, *, chu
     Args:
         inputs: [B, T, D], padded on the right; or packed rows, see `xraygpt.models.packing`.
         labels: int64 [B, T] on the CPU, so that choosing rows waits for no device; `IGNORE` where nothing is to be predicted.
-        chunk_rows: logits of at most so many tokens exist at a time. They are computed again in the backward pass, if there is more than
-            one chunk. None: as many as `LOGIT_BYTES` holds.
+        chunk_rows: logits of at most so many tokens exist at a time.
         seen: given to the decoder as it is, such as keys and values of what stands before `inputs` in every row.
     """
     decoder: Any = llm.get_decoder()
@@ -39,16 +41,48 @@ def supervised_loss(llm: PreTrainedModel, inputs: Tensor, labels: Tensor, *, chu
     where = (targets != IGNORE).nonzero().squeeze(1)
     rows = hidden.flatten(0, 1).index_select(0, where.to(hidden.device, non_blocking=True))
     wanted = targets[where].to(hidden.device, non_blocking=True)
-    size = chunk_rows or max(1, LOGIT_BYTES // (4 * llm.config.vocab_size))
-    if len(rows) <= size:
-        return _summed_loss(llm, rows, wanted) / len(rows)
-    chunks = zip(rows.split(size), wanted.split(size), strict=True)
-    losses = [checkpoint(_summed_loss, llm, *chunk, use_reentrant=False) for chunk in chunks]
-    return torch.stack(losses).sum() / len(rows)
+    if not torch.is_grad_enabled():
+        rows, trained = rows.detach(), []
+    else:
+        trained = [parameter for parameter in llm.get_output_embeddings().parameters() if parameter.requires_grad]
+    return _SummedLoss.apply(rows, wanted, llm, chunk_rows, *trained) / len(rows)
 
 
-def _summed_loss(llm: PreTrainedModel, rows: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits_of(llm, rows).float(), targets, reduction="sum")
+class _SummedLoss(torch.autograd.Function):
+    """Rows [N, D] and targets [N] → sum of the cross-entropies.
+
+    Each chunk's gradient is taken when its logits are there, so that they are neither kept nor computed again. What waits for the backward
+    pass is the gradient of the rows, and of the last layer where that is trained.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, targets: Tensor, llm: PreTrainedModel, chunk_rows: int, *trained: Tensor) -> Tensor:
+        needs_rows, wants = ctx.needs_input_grad[0], any(ctx.needs_input_grad)
+        total, of_rows, of_trained = rows.new_zeros((), dtype=torch.float32), [], [torch.zeros_like(each) for each in trained]
+        count = max(1, math.ceil(len(rows) / chunk_rows))
+        for own, targets_of_own in zip(rows.tensor_split(count), targets.tensor_split(count), strict=True):
+            with torch.set_grad_enabled(wants):
+                leaf = own.detach().requires_grad_(needs_rows)
+                # A view, since hooks on a module's inputs, as torch's FLOP counter sets them, stumble over a leaf here.
+                loss = F.cross_entropy(logits_of(llm, leaf.view_as(leaf)).float(), targets_of_own, reduction="sum")
+                scaled = _SCALE * loss
+            total += loss.detach()
+            if not wants:
+                continue
+            gradients = list(torch.autograd.grad(scaled, [leaf] * needs_rows + list(trained)))
+            if needs_rows:
+                of_rows.append(gradients.pop(0))
+            if trained:
+                torch._foreach_add_(of_trained, gradients)
+        ctx.save_for_backward(*([torch.cat(of_rows)] if of_rows else []), *of_trained)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        saved = [each * (gradients[0] / _SCALE) for each in ctx.saved_tensors]
+        of_rows = saved.pop(0) if ctx.needs_input_grad[0] else None
+        return of_rows, None, None, None, *saved
 
 
 def logits_of(llm: PreTrainedModel, hidden: Tensor) -> Tensor:

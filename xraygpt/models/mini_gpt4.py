@@ -13,14 +13,15 @@ from omegaconf import MISSING, OmegaConf
 from torch import Tensor, nn
 
 from xraygpt.common.checkpoint import load_checkpoint, model_state
-from xraygpt.common.errors import CheckpointError, DataError
+from xraygpt.common.errors import CheckpointError, ConfigError, DataError
 from xraygpt.common.registry import registry
 from xraygpt.common.schema import path_field
 from xraygpt.conversation.prompts import IMAGE_PLACEHOLDER, load_prompts, question_prompt, split_at_images
 from xraygpt.models.blip2 import QFormerSize, VitSize, check_vit
 from xraygpt.models.caches import ConstantBeginning
+from xraygpt.models.gated_mlp import keep_less_of_gates
 from xraygpt.models.language_model import identity_differences, identity_of, load_language_model, load_tokenizer
-from xraygpt.models.loss import supervised_loss
+from xraygpt.models.loss import CHUNK_ROWS, supervised_loss
 from xraygpt.models.packing import can_pack, packed
 from xraygpt.models.precision import FrozenDtype, check_frozen_dtype, place_part, stored_as
 from xraygpt.models.recomputation import recompute_layers
@@ -87,9 +88,8 @@ class MiniGPT4Config:
     frozen_dtype: FrozenDtype = field(default_factory=FrozenDtype)
     """How frozen parts are stored and computed: auto, fp32, bf16, fp16, int8, nf4, for `vit` and `llm` apart."""
     grad_checkpoint: GradCheckpoint = field(default_factory=GradCheckpoint)
-    loss_chunk_rows: int | None = None
-    """Supervised tokens whose logits exist at a time; none: as many as 256 MiB hold in float32. Fewer need less memory, and time for
-    computing them twice."""
+    loss_chunk_rows: int = CHUNK_ROWS
+    """Supervised tokens whose logits exist at a time: 256 are 32 MiB in float32 at 32,000 tokens. Fewer need less memory."""
     prompt_path: Any = path_field(default="", how_to_get="A text file with one prompt a line, such as prompts/alignment.txt.")
     """Prompts, one a line, each with <ImageHere>; "": the image alone, put into the template."""
     prompt_template: str = "###Patient: {} ###Doctor: "
@@ -141,13 +141,14 @@ class MiniGPT4(ReportWriter):
         prompt_template: str = "{}",
         max_txt_len: int = 160,
         end_sym: str = "###",
-        loss_chunk_rows: int | None = None,
+        loss_chunk_rows: int = CHUNK_ROWS,
         llm_name: str = "language model",
         llm_is_pretrained: bool = False,
     ) -> None:
         super().__init__(visual_encoder=visual_encoder, ln_vision=ln_vision, qformer=qformer, query_tokens=query_tokens)
         self.llama_tokenizer = llama_tokenizer
         self.llama_model = llama_model
+        keep_less_of_gates(llama_model)
         from transformers import GenerationConfig
 
         # What a call leaves open is transformers' default, not that of the language model's folder.
@@ -379,6 +380,8 @@ def _check_parts(cfg: MiniGPT4Config) -> None:
     check_vit(name=cfg.vit_model, image_size=cfg.image_size, size=cfg.vit)
     check_frozen_dtype(cfg.frozen_dtype.vit, part="vit", frozen=cfg.freeze_vit)
     check_frozen_dtype(cfg.frozen_dtype.llm, part="llm", frozen=cfg.freeze_llm)
+    if cfg.loss_chunk_rows < 1:
+        raise ConfigError(f"model.loss_chunk_rows is {cfg.loss_chunk_rows}; at least one token's logits must exist at a time.")
 
 
 def _prompts_of(cfg: MiniGPT4Config) -> list[str]:

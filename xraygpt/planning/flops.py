@@ -10,7 +10,6 @@ computes two.
 
 from dataclasses import dataclass
 
-from xraygpt.models.loss import LOGIT_BYTES
 from xraygpt.planning.run import RunShape
 
 ATTENTION_BACKWARD = 2.5
@@ -127,14 +126,9 @@ def _logits(run: RunShape) -> Flops:
     forward = 2.0 * run.num_supervised * llm.hidden_size * llm.vocab_size
     if not run.gradient_reaches("llm"):
         return Flops(forward)
-    return Flops(forward, forward * (2 if "llm" in run.trained else 1), forward if is_chunked(run) else 0.0)
+    return Flops(forward, forward * (2 if "llm" in run.trained else 1))
 
 
 def rows_at_a_time(run: RunShape) -> float:
     """Supervised tokens whose logits exist at once."""
-    return min(run.num_supervised, run.chunk_rows or max(1, LOGIT_BYTES // (4 * run.size.llm.vocab_size)))
-
-
-def is_chunked(run: RunShape) -> bool:
-    """Whether logits are computed in parts, and again in the backward pass."""
-    return rows_at_a_time(run) < run.num_supervised
+    return min(run.num_supervised, run.chunk_rows)

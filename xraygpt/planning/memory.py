@@ -8,7 +8,7 @@ layers whose weight is trained. A test counts the same with `saved_tensors_hooks
 from dataclasses import replace
 
 from xraygpt.models.precision import WEIGHT_BYTES
-from xraygpt.planning.flops import is_chunked, rows_at_a_time
+from xraygpt.planning.flops import rows_at_a_time
 from xraygpt.planning.run import RunShape
 
 MAX_BATCH = 4096
@@ -19,7 +19,7 @@ def step_memory(run: RunShape) -> dict[str, float]:
     """Part → bytes at the peak of a step.
 
     "weights …" as stored; "gradients", "optimizer" (AdamW's two moments) and "DDP buckets" (with several ranks) in float32; "activations"
-    as kept for the backward pass; "logits" of the supervised tokens with their gradient; "workspace" is what one layer has besides.
+    as kept for the backward pass; "logits" of a chunk of supervised tokens with their gradient; "workspace" is what one layer has besides.
     """
     longest = run.longest
     trained = trained_parameters(run)
@@ -30,7 +30,7 @@ def step_memory(run: RunShape) -> dict[str, float]:
         "gradients": 4.0 * trained,
         "optimizer": 8.0 * trained,
         "DDP buckets": 4.0 * trained if run.num_gpus > 1 else 0.0,
-        "activations": sum(kept.values()) - kept["logits"],
+        "activations": sum(kept.values()),
         "logits": logits,
         "workspace": _workspace(longest),
     }
@@ -140,7 +140,7 @@ def _qformer(run: RunShape) -> float:
 
 
 def _language_model(run: RunShape) -> float:
-    """Per layer: inputs of two norms in float32, queries, keys, values, output, and the hidden width three times."""
+    """Per layer: inputs of two norms in float32, queries, keys, values, output, and the hidden width twice."""
     llm, act = run.size.llm, run.act_bytes
     tokens, width = run.batch_size * run.row_tokens, llm.hidden_size
     before = run.batch_size * run.beginning
@@ -149,7 +149,7 @@ def _language_model(run: RunShape) -> float:
     of_heads = llm.num_heads * llm.head_dim
     keys = (tokens + before) * of_heads * 2 * act
     mask = tokens * (run.row_tokens + run.beginning) * act if run.beginning else 0.0  # of each row, shared by the layers
-    vectors = 2 * 4 * width + 2 * of_heads * act + 3 * llm.intermediate_size * act + 4 * (llm.num_heads + 2)
+    vectors = 2 * 4 * width + 2 * of_heads * act + 2 * llm.intermediate_size * act + 4 * (llm.num_heads + 2)
     last = tokens * (width + 1) * 4
     if "llm" in run.trained:  # inputs of the linear layers (of attention's last one, the rows put together), of the norms' weights
         vectors += (4 * width + of_heads + llm.intermediate_size) * act
@@ -159,9 +159,10 @@ def _language_model(run: RunShape) -> float:
 
 
 def _logits(run: RunShape) -> float:
+    """Gradients that are there when the loss is: of the last hidden states, and of the last layer where it is trained."""
     llm = run.size.llm
-    rows = run.num_supervised * llm.hidden_size * run.act_bytes if "llm" in run.trained or is_chunked(run) else 0.0
-    return rows if is_chunked(run) else rows + 4.0 * run.num_supervised * llm.vocab_size
+    of_last_layer = 4.0 * llm.vocab_size * llm.hidden_size if "llm" in run.trained else 0.0
+    return run.num_supervised * llm.hidden_size * run.act_bytes + of_last_layer
 
 
 def _workspace(run: RunShape) -> float:

@@ -63,7 +63,7 @@ class RunShape:
         half: matrices are multiplied in half precision (autocast on CUDA); trained parts are stored in float32 all the same.
         cached: the images' features come from disk, and the vision parts are not loaded.
         recompute: those of "vit" and "llm" whose activations are computed again in the backward pass.
-        chunk_rows: supervised tokens whose logits exist at a time; None: as many as `xraygpt.models.loss.LOGIT_BYTES` holds.
+        chunk_rows: supervised tokens whose logits exist at a time.
         batch_size: B.
         accumulate: steps whose gradients make one update.
         num_gpus: ranks.
@@ -76,7 +76,7 @@ class RunShape:
     half: bool
     cached: bool
     recompute: frozenset[str]
-    chunk_rows: int | None
+    chunk_rows: int
     batch_size: int
     accumulate: int
     num_gpus: int
