@@ -10,8 +10,8 @@ from torch import nn
 
 from xraygpt.common.errors import TrainingError
 from xraygpt.common.loss_watch import LossWatch
-from xraygpt.common.optims import ConstantLRScheduler
-from xraygpt.common.updater import Updater, amp_dtype
+from xraygpt.common.optims import ConstantLRScheduler, build_adamw
+from xraygpt.common.updater import NonFiniteError, Updater, UpdateStats, amp_dtype
 
 
 def make_updater(**settings: Any) -> tuple[nn.Linear, Updater]:
@@ -161,3 +161,113 @@ def test_the_cpu_computes_in_float32() -> None:
 @pytest.mark.gpu
 def test_half_precision_on_cuda() -> None:
     assert amp_dtype(torch.device("cuda"), True) in (torch.bfloat16, torch.float16)
+
+
+# Numbers that are read late, as on CUDA ------------------------------------------------------------------------------
+
+
+def make_late_updater(**settings: Any) -> tuple[nn.Linear, Updater]:
+    """With AdamW, as the other cannot skip an update by itself."""
+    model, updater = make_updater(**settings)
+    updater.optimizer = build_adamw(model, lr=0.1, weight_decay=0.0, beta2=0.999)
+    updater.lr_scheduler.optimizer = updater.optimizer
+    updater.reads_late = settings.get("max_nonfinite_steps", 5) > 1
+    return model, updater
+
+
+LOSSES = [1.0, 2.0, math.nan, 3.0, math.inf, math.nan, 0.5, 4.0]
+
+
+def trained(updater: Updater, model: nn.Linear, *, keep: int, needed: frozenset[int] = frozenset()) -> list[UpdateStats]:
+    """What is told of an update for each of `LOSSES`."""
+    told = []
+    for step, factor in enumerate(LOSSES):
+        updater.schedule(0, step)
+        updater.backward(mean_loss(model, ROWS) * factor, 3, {"sample_id": [f"film-{step}"]})
+        updater.launch(step)
+        last = step == len(LOSSES) - 1
+        told += updater.settle(keep=0 if last or step in needed else keep)
+    return told
+
+
+def test_numbers_read_late_are_the_same() -> None:
+    results = []
+    for late in (True, False):
+        model, updater = make_late_updater(max_grad_norm=1.0)
+        updater.reads_late = late
+        told = trained(updater, model, keep=1, needed=frozenset({1}))
+        assert [stats.i for stats in told] == list(range(len(LOSSES)))
+        assert [stats.skipped for stats in told] == [not math.isfinite(loss) for loss in LOSSES]
+        state = updater.state_dict()
+        steps = {int(entry["step"]) for entry in state["optimizer"]["state"].values()}
+        assert steps == {5}  # those that were skipped do not count
+        numbers = [(stats.loss, stats.grad_norm, stats.lr, stats.num_tokens) for stats in told if not stats.skipped]
+        results.append((model.weight.detach().clone(), torch.tensor(numbers), updater.counts))
+        assert updater.counts["skipped"] == 3
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_an_update_is_told_of_when_the_next_is_on_its_way() -> None:
+    model, updater = make_late_updater()
+    told = []
+    for step in range(4):
+        updater.backward(mean_loss(model, ROWS), 3, {})
+        updater.launch(step)
+        told.append([(stats.i, stats.latest) for stats in updater.settle(keep=1 if step != 2 else 0)])
+    assert told == [[], [(0, False)], [(1, False), (2, True)], []]
+    with pytest.raises(RuntimeError, match="1 updates are not settled"):
+        updater.state_dict()
+    assert [stats.latest for stats in updater.settle()] == [True]
+
+
+def test_what_is_asked_for_is_said_with_the_latest_update() -> None:
+    """What is saved then belongs to the parameters as they are."""
+    asked = iter([(False, False), (True, False), (False, True)])
+    model, updater = make_late_updater(wishes=lambda: next(asked))
+    for step in range(3):
+        updater.backward(mean_loss(model, ROWS), 3, {"bad_samples": ["film-1"] if step == 1 else []})
+        updater.launch(step)
+        told = updater.settle(keep=1)
+    (of_asking, latest) = told
+    assert (of_asking.i, of_asking.stop, of_asking.bad_samples, of_asking.latest) == (1, False, (), False)
+    assert (latest.i, latest.stop, latest.save, latest.bad_samples, latest.latest) == (2, True, True, ("film-1",), True)
+    assert updater.counts["bad_samples"] == 1
+
+
+def test_the_last_of_too_many_skipped_updates_is_the_latest() -> None:
+    """Its dump holds the parameters that it began with."""
+    model, updater = make_late_updater(max_nonfinite_steps=3)
+    told: list[UpdateStats] = []
+    for step in range(9):
+        before = model.weight.detach().clone()
+        updater.backward(mean_loss(model, ROWS) * (math.nan if step >= 4 else 1.0), 3, {"sample_id": [f"film-{step}"]})
+        updater.launch(step)
+        told += updater.settle(keep=1)
+        if updater._failure is not None:
+            break
+    with pytest.raises(NonFiniteError) as failure:
+        updater.require_progress()
+    assert failure.value.step == told[-1].i == 6 and told[-1].latest
+    assert torch.equal(model.weight, before)
+    assert [batch.sample_ids for batch in failure.value.micro_batches] == [["film-6"]]
+
+
+def test_an_optimizer_that_is_not_fused_is_waited_for() -> None:
+    """It cannot skip an update by itself, and neither may the last update before giving up be late."""
+    model = nn.Linear(2, 1)
+    for fused, limit, expected in [(True, 5, True), (False, 5, False), (True, 1, False)]:
+        optimizer = torch.optim.AdamW(model.parameters(), fused=fused)
+        schedule = ConstantLRScheduler(optimizer, max_epoch=1, iters_per_epoch=1, init_lr=0.1)
+        settings: dict[str, Any] = {"iters_per_epoch": 1, "amp": False, "max_nonfinite_steps": limit}
+        updater = Updater(model=model, optimizer=optimizer, lr_scheduler=schedule, device=torch.device("cuda"), **settings)
+        assert updater.reads_late is expected
+
+
+def test_a_state_of_another_kind_of_optimizer_goes_on_as_this_one() -> None:
+    model, updater = make_late_updater()
+    plain = torch.optim.AdamW([{"params": [model.weight]}], lr=0.1, fused=False)
+    mean_loss(model, ROWS).backward()
+    plain.step()
+    updater.load_state_dict({"optimizer": plain.state_dict()})
+    assert updater.optimizer.param_groups[0]["fused"] is True
+    assert int(updater.optimizer.state[model.weight]["step"]) == 1

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from omegaconf import DictConfig
+from torch import Tensor
 
 from xraygpt.common.errors import ConfigError, TrainingError, XrayGPTError
 from xraygpt.common.rank_meeting import meet
@@ -94,12 +95,17 @@ def all_gather_objects(value: Any) -> list[Any]:
 
 def all_reduce_sum(values: list[float], device: torch.device) -> list[float]:
     """Elementwise sum over the ranks, in float64."""
+    return sum_over_ranks(torch.tensor(values, dtype=torch.float64), device).tolist() if is_dist_avail_and_initialized() else values
+
+
+def sum_over_ranks(values: Tensor, device: torch.device) -> Tensor:
+    """The same of a tensor, which stays where it is. On CUDA nothing waits: the sums are there when the device has come to them."""
     if not is_dist_avail_and_initialized():
         return values
-    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    sums = values.to(device, copy=True)
     with waiting_for_ranks("exchanging sums"):
-        dist.all_reduce(tensor)
-        return tensor.tolist()
+        dist.all_reduce(sums)
+        return sums.to(values.device)
 
 
 def init_distributed_mode(run_cfg: DictConfig) -> None:

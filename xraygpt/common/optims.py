@@ -90,7 +90,10 @@ class ConstantLRScheduler(LRScheduler):
 
 
 def build_adamw(model: nn.Module, *, lr: float, weight_decay: float, beta2: float) -> AdamW:
-    """AdamW over the trainable parameters in two groups: matrices decay; vectors, biases and norms ("ln", "bn") do not."""
+    """AdamW over the trainable parameters in two groups: matrices decay; vectors, biases and norms ("ln", "bn") do not.
+
+    Fused, where all of them are on the CPU or on CUDA: one kernel a step, which can skip an update by itself (`Updater.launch`).
+    """
     decay: list[nn.Parameter] = []
     no_decay: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -98,4 +101,5 @@ def build_adamw(model: nn.Module, *, lr: float, weight_decay: float, beta2: floa
             plain = parameter.ndim < 2 or "bias" in name or "ln" in name or "bn" in name
             (no_decay if plain else decay).append(parameter)
     groups = [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
-    return AdamW([group for group in groups if group["params"]], lr=lr, betas=(0.9, beta2))
+    fused = {parameter.device.type for parameter in (*decay, *no_decay)} <= {"cpu", "cuda"}
+    return AdamW([group for group in groups if group["params"]], lr=lr, betas=(0.9, beta2), fused=fused)

@@ -270,6 +270,7 @@ class RunnerBase:
                 meters=self.state.progress.meters,
                 before_step=before_step,
                 on_update=on_update,
+                needs_numbers=self._is_logged_or_saved,
                 progress_bar=self.run_cfg.progress_bar,
             )
         except (NonFiniteError, TooManyBadSamplesError) as error:  # on all ranks at the same update
@@ -284,10 +285,12 @@ class RunnerBase:
         self.report.count(images=accum * self.run_cfg.batch_size_train * get_world_size(), tokens=stats.num_tokens)
         if step < accum and (warning := self.model.first_loss_warning(stats.loss)):
             logger.warning(warning)
-        if i % self.run_cfg.log_freq < accum or i == self.iters_per_epoch - 1:
+        if self._is_logged(i):
             waited = metric_logger.data_time.value
             numbers = {"lr": lr, "loss": stats.loss, "grad_norm": stats.grad_norm, **self.updater.counts, "data_time": waited}
             self.report.log_step(step=step, epoch=epoch, **numbers)
+        if not stats.latest:
+            return
         self.state.progress = Progress(epoch, i + 1, metric_logger.state_dict())
         seen = (step + 1) * self.run_cfg.batch_size_train * get_world_size()
         self.bad_samples.note(stats.bad_samples, total=self.updater.counts["bad_samples"], seen=seen)
@@ -298,6 +301,12 @@ class RunnerBase:
         if due and unfinished:
             self._save_step()
         self.checkpointer.retry()
+
+    def _is_logged(self, i: int) -> bool:
+        return i % self.run_cfg.log_freq < self.run_cfg.accum_grad_iters or i == self.iters_per_epoch - 1
+
+    def _is_logged_or_saved(self, i: int) -> bool:
+        return self._is_logged(i) or self.checkpointer.due_after(i)
 
     def eval_epoch(self, split: str, epoch: int | str) -> dict[str, float]:
         """Evaluate the model as it is on a split, all ranks together; the numbers are the same on each.

@@ -105,6 +105,7 @@ class BaseTask:
         meters: dict[str, list[float]] | None = None,
         before_step: Callable[[int], None] = lambda i: None,
         on_update: OnUpdate = lambda i, lr, stats, metric_logger: None,
+        needs_numbers: Callable[[int], bool] = lambda i: True,
         progress_bar: bool = False,
     ) -> dict[str, float]:
         """Train from iteration `start_iter` to the end of epoch `epoch`.
@@ -114,7 +115,8 @@ class BaseTask:
             data_loader: endless batches, standing at `start_iter`.
             meters: state of the meters at `start_iter`, from a checkpoint.
             before_step: called with each iteration before its forward pass.
-            on_update: called after each update.
+            on_update: called after each update, or (see `Updater.settle`) after the one that follows it.
+            needs_numbers: whether the update after an iteration is needed at once, because something is done then. The epoch's last is.
 
         Returns:
             Averages over the epoch: "lr" and "loss".
@@ -125,7 +127,7 @@ class BaseTask:
         metric_logger.load_state_dict(meters or {})
         return self._train_inner_loop(
             epoch, model, data_loader, updater, metric_logger, range(start_iter, updater.iters_per_epoch), cuda_enabled, log_freq,
-            before_step, on_update,
+            before_step, on_update, needs_numbers,
         )  # fmt: skip
 
     def _train_inner_loop(
@@ -140,6 +142,7 @@ class BaseTask:
         log_freq: int,
         before_step: Callable[[int], None],
         on_update: OnUpdate,
+        needs_numbers: Callable[[int], bool],
     ) -> dict[str, float]:
         """The training loop; there is no other."""
         model.train()
@@ -151,17 +154,20 @@ class BaseTask:
             note_progress("computing", step=step)
             samples = prepare_sample(samples, cuda_enabled=cuda_enabled)
             before_step(i)
-            lr = updater.schedule(epoch, i)
+            updater.schedule(epoch, i)
+            finished: list[UpdateStats] = []
             with sizes_named(model, samples, IN_TRAINING):
                 with updater.gradient_sync(i):
                     with updater.autocast():
                         loss, num_tokens = self.train_step(model=model, samples=samples)
                     updater.backward(loss, num_tokens, samples)
-                stats = updater.update(step) if updater.completes_group(i) else None
-            if stats is not None:
+                if updater.completes_group(i):
+                    updater.launch(step)
+                    finished = updater.settle(keep=0 if i == iterations[-1] or needs_numbers(i) else 1)
+            for stats in finished:
                 if not stats.skipped:
-                    metric_logger.update(lr=lr, loss=stats.loss)
-                on_update(i, lr, stats, metric_logger)
+                    metric_logger.update(lr=stats.lr, loss=stats.loss)
+                on_update(stats.i, stats.lr, stats, metric_logger)
                 updater.require_progress()
         note_progress("finishing the epoch")
         logger.info("Averaged stats: %s", "  ".join(f"{name}: {value:.6f}" for name, value in metric_logger.averages().items()))
