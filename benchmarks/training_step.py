@@ -84,7 +84,8 @@ class Steps:
         self.logit_rows = 0
         output = self.model(samples)
         self.updater.backward(output["loss"], output["num_tokens"], samples)
-        return self.updater.update(0).loss
+        self.updater.update(0)
+        return self.updater.settle()[-1].loss
 
     def ours(self) -> float:
         return self._ours(self.samples)

@@ -26,6 +26,12 @@ def make_updater(**settings: Any) -> tuple[nn.Linear, Updater]:
     )  # fmt: skip
 
 
+def update(updater: Updater, step: int) -> UpdateStats:
+    updater.update(step)
+    (stats,) = updater.settle()
+    return stats
+
+
 def mean_loss(model: nn.Linear, rows: list[list[float]]) -> torch.Tensor:
     """A mean over rows, as a model's loss is one over tokens."""
     return model(torch.tensor(rows)).square().mean()
@@ -37,11 +43,11 @@ ROWS = [[1.0, 2.0], [3.0, -1.0], [0.5, 0.5]]
 def test_accumulated_batches_equal_one_batch() -> None:
     whole, at_once = make_updater()
     at_once.backward(mean_loss(whole, ROWS), 3, {})
-    expected = at_once.update(0)
+    expected = update(at_once, 0)
     parts, piecewise = make_updater(accum_grad_iters=2)
     piecewise.backward(mean_loss(parts, ROWS[:1]), 1, {})
     piecewise.backward(mean_loss(parts, ROWS[1:]), 2, {})
-    stats = piecewise.update(0)
+    stats = update(piecewise, 0)
     assert torch.allclose(parts.weight, whole.weight, atol=1e-7)
     assert (stats.loss, stats.grad_norm) == pytest.approx((expected.loss, expected.grad_norm))
     assert stats.num_tokens == expected.num_tokens == 3
@@ -50,7 +56,7 @@ def test_accumulated_batches_equal_one_batch() -> None:
 def test_the_update_is_that_of_the_mean_loss() -> None:
     model, updater = make_updater()
     updater.backward(mean_loss(model, [[1.0, 0.0]]), 7, {})  # gradient of w0² is 2, whatever the number of tokens
-    stats = updater.update(0)
+    stats = update(updater, 0)
     assert model.weight.tolist() == [[pytest.approx(0.8), 1.0]]
     assert (stats.loss, stats.num_tokens) == (1.0, 7)
     assert stats.grad_norm == pytest.approx(2.0)
@@ -70,14 +76,14 @@ def test_a_group_has_the_rate_of_its_first_iteration() -> None:
 def test_clipping_shortens_the_gradient_and_reports_its_length_before() -> None:
     model, updater = make_updater(max_grad_norm=0.5)
     updater.backward(mean_loss(model, [[1.0, 0.0]]), 1, {})
-    assert updater.update(0).grad_norm == pytest.approx(2.0)
+    assert update(updater, 0).grad_norm == pytest.approx(2.0)
     assert model.weight[0, 0].item() == pytest.approx(1 - 0.1 * 0.5, abs=1e-5)
 
 
 def test_an_update_leaves_no_gradient_behind() -> None:
     model, updater = make_updater()
     updater.backward(mean_loss(model, ROWS), 3, {})
-    updater.update(0)
+    update(updater, 0)
     assert model.weight.grad is None
 
 
@@ -86,7 +92,7 @@ def test_a_nonfinite_update_is_skipped_and_named(factor: float, caplog: pytest.L
     model, updater = make_updater()
     with caplog.at_level(logging.WARNING):
         updater.backward(mean_loss(model, ROWS) * factor, 3, {"sample_id": ["film-1", "film-2"]})
-        updater.update(17)
+        update(updater, 17)
     assert model.weight.tolist() == [[1.0, 1.0]]
     assert "Step 17: the loss is not finite" in caplog.text and "film-1, film-2" in caplog.text
 
@@ -95,7 +101,7 @@ def test_a_nonfinite_gradient_of_a_finite_loss(caplog: pytest.LogCaptureFixture)
     model, updater = make_updater()
     with caplog.at_level(logging.WARNING):
         updater.backward((model.weight - 1).abs().sum().sqrt(), 1, {"sample_id": ["film-1"]})  # the root's slope at 0 is infinite
-        updater.update(3)
+        update(updater, 3)
     assert model.weight.tolist() == [[1.0, 1.0]]
     assert "Step 3: the gradient is not finite" in caplog.text
 
@@ -103,9 +109,9 @@ def test_a_nonfinite_gradient_of_a_finite_loss(caplog: pytest.LogCaptureFixture)
 def test_too_many_in_a_row_stop_the_run() -> None:
     model, updater = make_updater(max_nonfinite_steps=2)
     updater.backward(mean_loss(model, ROWS) * math.nan, 3, {"sample_id": ["film-1"]})
-    updater.update(0)
+    update(updater, 0)
     updater.backward(mean_loss(model, ROWS) * math.nan, 3, {"sample_id": ["film-2"]})
-    updater.update(1)
+    update(updater, 1)
     with pytest.raises(TrainingError, match=r"Step 1: .* in 2 updates in a row \(last samples: film-2 \(rank 0\)\).*init_lr"):
         updater.require_progress()
 
@@ -113,7 +119,7 @@ def test_too_many_in_a_row_stop_the_run() -> None:
 def test_a_loss_that_is_not_finite_is_skipped_though_its_gradient_is() -> None:
     model, updater = make_updater()
     updater.backward(mean_loss(model, ROWS) + math.inf, 3, {})
-    stats = updater.update(0)
+    stats = update(updater, 0)
     assert stats.skipped and math.isfinite(stats.grad_norm)
     assert model.weight.tolist() == [[1.0, 1.0]]
 
@@ -122,7 +128,7 @@ def test_spikes_are_counted_and_applied(caplog: pytest.LogCaptureFixture) -> Non
     model, updater = make_updater(loss_watch=LossWatch(window=2, factor=2.0))
     for step in range(3):
         updater.backward(mean_loss(model, [[1.0 + 9.0 * (step == 2), 0.0]]), 1, {"sample_id": [f"film-{step}"]})
-        assert not updater.update(step).skipped
+        assert not update(updater, step).skipped
     assert updater.counts == {"skipped": 0, "spikes": 1, "bad_samples": 0}
     assert "Step 2: the loss is" in caplog.text and "film-2 (rank 0)" in caplog.text
 
@@ -130,7 +136,7 @@ def test_spikes_are_counted_and_applied(caplog: pytest.LogCaptureFixture) -> Non
 def test_counts_survive_a_resume() -> None:
     model, updater = make_updater()
     updater.backward(mean_loss(model, ROWS) * math.nan, 3, {"bad_samples": ["a", "b"]})
-    assert updater.update(0).bad_samples == ("a", "b")
+    assert update(updater, 0).bad_samples == ("a", "b")
     _, resumed = make_updater()
     resumed.load_state_dict(updater.state_dict())
     assert (resumed.counts, resumed.skipped_in_a_row) == ({"skipped": 1, "spikes": 0, "bad_samples": 2}, 1)
@@ -140,14 +146,14 @@ def test_a_good_update_resets_the_count() -> None:
     model, updater = make_updater(max_nonfinite_steps=2)
     for step, factor in enumerate([math.nan, 1.0, math.nan, 1.0]):
         updater.backward(mean_loss(model, ROWS) * factor, 3, {})
-        updater.update(step)
+        update(updater, step)
     assert torch.isfinite(model.weight).all()
 
 
 def test_state_has_the_familys_keys() -> None:
     model, updater = make_updater()
     updater.backward(mean_loss(model, ROWS), 3, {})
-    updater.update(0)
+    update(updater, 0)
     state = updater.state_dict()
     assert state.keys() == {"optimizer", "scaler", "guard"} and state["scaler"] is None
     make_updater()[1].load_state_dict(state)
@@ -184,7 +190,7 @@ def trained(updater: Updater, model: nn.Linear, *, keep: int, needed: frozenset[
     for step, factor in enumerate(LOSSES):
         updater.schedule(0, step)
         updater.backward(mean_loss(model, ROWS) * factor, 3, {"sample_id": [f"film-{step}"]})
-        updater.launch(step)
+        updater.update(step)
         last = step == len(LOSSES) - 1
         told += updater.settle(keep=0 if last or step in needed else keep)
     return told
@@ -212,7 +218,7 @@ def test_an_update_is_told_of_when_the_next_is_on_its_way() -> None:
     told = []
     for step in range(4):
         updater.backward(mean_loss(model, ROWS), 3, {})
-        updater.launch(step)
+        updater.update(step)
         told.append([(stats.i, stats.latest) for stats in updater.settle(keep=1 if step != 2 else 0)])
     assert told == [[], [(0, False)], [(1, False), (2, True)], []]
     with pytest.raises(RuntimeError, match="1 updates are not settled"):
@@ -226,7 +232,7 @@ def test_what_is_asked_for_is_said_with_the_latest_update() -> None:
     model, updater = make_late_updater(wishes=lambda: next(asked))
     for step in range(3):
         updater.backward(mean_loss(model, ROWS), 3, {"bad_samples": ["film-1"] if step == 1 else []})
-        updater.launch(step)
+        updater.update(step)
         told = updater.settle(keep=1)
     (of_asking, latest) = told
     assert (of_asking.i, of_asking.stop, of_asking.bad_samples, of_asking.latest) == (1, False, (), False)
@@ -241,7 +247,7 @@ def test_the_last_of_too_many_skipped_updates_is_the_latest() -> None:
     for step in range(9):
         before = model.weight.detach().clone()
         updater.backward(mean_loss(model, ROWS) * (math.nan if step >= 4 else 1.0), 3, {"sample_id": [f"film-{step}"]})
-        updater.launch(step)
+        updater.update(step)
         told += updater.settle(keep=1)
         if updater._failure is not None:
             break

@@ -92,7 +92,7 @@ class ConstantLRScheduler(LRScheduler):
 def build_adamw(model: nn.Module, *, lr: float, weight_decay: float, beta2: float) -> AdamW:
     """AdamW over the trainable parameters in two groups: matrices decay; vectors, biases and norms ("ln", "bn") do not.
 
-    Fused, where all of them are on the CPU or on CUDA: one kernel a step, which can skip an update by itself (`Updater.launch`).
+    Fused, where all of them are on the CPU or on CUDA: one kernel a step, which can skip an update by itself (`Updater.update`).
     """
     decay: list[nn.Parameter] = []
     no_decay: list[nn.Parameter] = []

@@ -72,7 +72,7 @@ class _Part:
 
 
 @dataclass(frozen=True)
-class _Launched:
+class _Pending:
     """An update whose numbers are not read yet.
 
     `numbers` are float64 [6] in the CPU's memory, there when `ready` is: the sums over all ranks of loss × tokens, tokens, wishes to stop
@@ -121,7 +121,7 @@ class Updater:
 
     Attributes:
         counts: of the whole run so far, the same on every rank: updates "skipped", "spikes" of the loss, "bad_samples" replaced.
-        reads_late: whether an update's numbers may be read after the next one has been launched. That needs an optimizer whose kernel can
+        reads_late: whether an update's numbers may be read after the next one has begun. That needs an optimizer whose kernel can
             skip an update by itself (fused), and at least one skipped update before the run gives up.
     """
 
@@ -153,7 +153,7 @@ class Updater:
         is_fused = all(group.get("fused") for group in optimizer.param_groups)
         self.reads_late = device.type == "cuda" and is_fused and not self.scaler.is_enabled() and max_nonfinite_steps > 1
         self._failure: NonFiniteError | None = None
-        self._launched: deque[_Launched] = deque()
+        self._pending: deque[_Pending] = deque()
         self._lr = 0.0
         self._begin_group()
 
@@ -193,17 +193,12 @@ class Updater:
         self._group.append(_Part(value, num_tokens, list(map(str, samples.get("sample_id", []))), draws))
         self._bad_samples += samples.get("bad_samples", [])
 
-    def update(self, step: int) -> UpdateStats:
-        """Update the parameters from the group's gradient, or skip it if it is not finite, and return the numbers.
+    def update(self, step: int) -> None:
+        """Update the parameters from the group's gradient, or skip it if it is not finite; `settle` gives the numbers.
 
         Args:
             step: for messages.
         """
-        self.launch(step)
-        return self.settle()[-1]
-
-    def launch(self, step: int) -> None:
-        """`update`, but where `reads_late` without waiting for the device; `settle` is to follow."""
         stop, save = self.wishes()
         of_host = [sum(part.num_tokens for part in self._group), stop, save, len(self._bad_samples)]
         loss_sum = torch.stack([part.loss * part.num_tokens for part in self._group]).sum()
@@ -224,17 +219,17 @@ class Updater:
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self._launched.append(_Launched(step, self._lr, *_to_host(numbers), self._group, self._bad_samples))
+        self._pending.append(_Pending(step, self._lr, *_to_host(numbers), self._group, self._bad_samples))
         self._begin_group()
 
     def settle(self, *, keep: int = 0) -> list[UpdateStats]:
-        """Read the numbers of the updates that were launched, the oldest first, but for the `keep` latest.
+        """Read the numbers of the updates, the oldest first, but for the `keep` latest.
 
         After one that was skipped or after which something is to be done, none is kept: the parameters are then those after the last one.
         """
         stats: list[UpdateStats] = []
-        while len(self._launched) > (keep if self.reads_late and not self.skipped_in_a_row else 0):
-            stats.append(self._read(self._launched.popleft()))
+        while len(self._pending) > (keep if self.reads_late and not self.skipped_in_a_row else 0):
+            stats.append(self._read(self._pending.popleft()))
             if stats[-1].stop or stats[-1].save or stats[-1].skipped or stats[-1].bad_samples:
                 keep = 0
         if not stats:
@@ -246,25 +241,25 @@ class Updater:
             stop=any(each.stop for each in stats),
             save=any(each.save for each in stats),
             bad_samples=tuple(bad for each in stats for bad in each.bad_samples),
-            latest=not self._launched,
+            latest=not self._pending,
         )
         return [*plain, last]
 
-    def _read(self, launched: _Launched) -> UpdateStats:
-        if launched.ready is not None:
+    def _read(self, pending: _Pending) -> UpdateStats:
+        if pending.ready is not None:
             with waiting_for_ranks("exchanging gradients"):
-                launched.ready.synchronize()
-        loss_sum, num_tokens, stops, saves, num_bad, norm = launched.numbers.tolist()
+                pending.ready.synchronize()
+        loss_sum, num_tokens, stops, saves, num_bad, norm = pending.numbers.tolist()
         loss, what = loss_sum / num_tokens, self._what_is_not_finite(loss_sum, norm)
         if what is None:
-            self._note_done(launched, loss)
+            self._note_done(pending, loss)
         else:
-            self._note_skipped(launched, what)
-        bad_samples = tuple(bad for of_rank in all_gather_objects(launched.bad_samples) for bad in of_rank) if num_bad else ()
+            self._note_skipped(pending, what)
+        bad_samples = tuple(bad for of_rank in all_gather_objects(pending.bad_samples) for bad in of_rank) if num_bad else ()
         self.counts["bad_samples"] += len(bad_samples)
         return UpdateStats(
-            launched.step % self.iters_per_epoch,
-            launched.lr,
+            pending.step % self.iters_per_epoch,
+            pending.lr,
             loss,
             int(num_tokens),
             norm,
@@ -289,17 +284,17 @@ class Updater:
             return "loss"
         return "gradient" if not math.isfinite(norm) and not self.scaler.is_enabled() else None
 
-    def _note_done(self, launched: _Launched, loss: float) -> None:
+    def _note_done(self, pending: _Pending, loss: float) -> None:
         self.skipped_in_a_row = 0
         if (usual := self.loss_watch.spike_over(loss)) is not None:
             self.counts["spikes"] += 1
-            message = f"Step {launched.step}: the loss is {loss:.4f}, the median of those before it {usual:.4f}."
-            self._warn(message, _of_all_ranks(launched.group))
+            message = f"Step {pending.step}: the loss is {loss:.4f}, the median of those before it {usual:.4f}."
+            self._warn(message, _of_all_ranks(pending.group))
 
-    def _note_skipped(self, launched: _Launched, what: str) -> None:
+    def _note_skipped(self, pending: _Pending, what: str) -> None:
         self.counts["skipped"] += 1
         self.skipped_in_a_row += 1
-        step, group = launched.step, _of_all_ranks(launched.group)
+        step, group = pending.step, _of_all_ranks(pending.group)
         suspects = [batch for batch in group if not math.isfinite(batch.loss)] or group
         self._warn(f"Step {step}: the {what} is not finite; the update is skipped.", suspects)
         if self.skipped_in_a_row >= self.max_nonfinite_steps:
@@ -319,8 +314,8 @@ class Updater:
 
     def state_dict(self) -> dict[str, Any]:
         """Optimizer and scaler, under the family's names, and what is counted; all updates must be settled."""
-        if self._launched:
-            raise RuntimeError(f"{len(self._launched)} updates are not settled, so what is counted does not belong to these parameters.")
+        if self._pending:
+            raise RuntimeError(f"{len(self._pending)} updates are not settled, so what is counted does not belong to these parameters.")
         guard = {**self.counts, "skipped_in_a_row": self.skipped_in_a_row, "losses": self.loss_watch.state_dict()}
         scaler = self.scaler.state_dict() if self.scaler.is_enabled() else None
         return {"optimizer": self.optimizer.state_dict(), "scaler": scaler, "guard": guard}

@@ -162,7 +162,7 @@ class BaseTask:
                         loss, num_tokens = self.train_step(model=model, samples=samples)
                     updater.backward(loss, num_tokens, samples)
                 if updater.completes_group(i):
-                    updater.launch(step)
+                    updater.update(step)
                     finished = updater.settle(keep=0 if i == iterations[-1] or needs_numbers(i) else 1)
             for stats in finished:
                 if not stats.skipped:
