@@ -258,6 +258,34 @@ def test_the_last_of_too_many_skipped_updates_is_the_latest() -> None:
     assert [batch.sample_ids for batch in failure.value.micro_batches] == [["film-6"]]
 
 
+@pytest.mark.gpu
+def test_no_update_waits_for_the_gpu() -> None:
+    device = torch.device("cuda")
+    model = nn.Linear(2, 1, bias=False).to(device)
+    optimizer = build_adamw(model, lr=0.1, weight_decay=0.0, beta2=0.999)
+    schedule = ConstantLRScheduler(optimizer, max_epoch=1, iters_per_epoch=10, init_lr=0.1)
+    updater = Updater(model=model, optimizer=optimizer, lr_scheduler=schedule, device=device, amp=True, iters_per_epoch=10)
+    if not updater.reads_late:
+        pytest.skip("this GPU trains under a loss scaler")
+    rows = torch.tensor(ROWS, device=device)
+    told: list[UpdateStats] = []
+    try:
+        for step in range(6):
+            if step == 2:  # until then libraries are loaded and the optimizer's state is made
+                torch.cuda.set_sync_debug_mode("error")
+            updater.schedule(0, step)
+            updater.backward(model(rows).square().mean() * (1.0 if step != 5 else float("nan")), 3, {})
+            updater.update(step)
+            told += updater.settle(keep=1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    told += updater.settle()
+    assert [stats.i for stats in told] == list(range(6))
+    assert [stats.skipped for stats in told] == [False] * 5 + [True]
+    assert int(optimizer.state[model.weight]["step"]) == 5
+    assert bool(model.weight.isfinite().all())
+
+
 def test_an_optimizer_that_is_not_fused_is_waited_for() -> None:
     """It cannot skip an update by itself, and neither may the last update before giving up be late."""
     model = nn.Linear(2, 1)

@@ -80,6 +80,7 @@ def test_extra_keys_are_kept(write: Write) -> None:
         ({"image_id": "a", "caption": "  "}, '"caption" must be a non-empty text, got an empty one'),
         ({"image_id": "../a", "caption": "x"}, "leaves the image folder"),
         ({"image_id": "/etc/a", "caption": "x"}, "leaves the image folder"),
+        ({"image_id": "p1/../../a", "caption": "x"}, "leaves the image folder"),
         ({"image_id": "a/../../b", "caption": "x"}, "leaves the image folder"),
     ],
 )

@@ -208,12 +208,12 @@ class Updater:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         # Distributed training has averaged the ranks' gradients, hence the factor world size.
         scale = get_world_size() / numbers[1]
-        torch._foreach_mul_([p.grad for p in parameters], scale if self.reads_late else float(scale))
+        torch._foreach_mul_([p.grad for p in parameters], scale.float() if self.reads_late else float(scale))
         norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm if self.max_grad_norm > 0 else math.inf)
         numbers = torch.cat([numbers, norm.detach().to(numbers.device, torch.float64).view(1)])
         if self.reads_late:
             # The optimizer's kernel does nothing where this is 1, and takes back the step that it has counted.
-            self.optimizer.found_inf = 1.0 - numbers[[0, 5]].isfinite().all().float()  # type: ignore[attr-defined]
+            self.optimizer.found_inf = 1.0 - numbers.isfinite().all().float()  # type: ignore[attr-defined]
             self.optimizer.step()
         elif self._what_is_not_finite(float(numbers[0]), float(norm)) is None:
             self.scaler.step(self.optimizer)
