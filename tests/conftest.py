@@ -1,6 +1,7 @@
 """Fixtures that every test may take. Nothing here imports torch, so that the tests which need none start at once."""
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -17,6 +18,10 @@ os.environ["OMP_NUM_THREADS"] = "1"  # torch then computes with one thread: the 
 # How long an example takes says nothing on a shared machine.
 hypothesis.settings.register_profile("xraygpt", deadline=None)
 hypothesis.settings.load_profile("xraygpt")
+
+# A background job of a shell ignores Ctrl-C, and so would this process and those that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
