@@ -57,6 +57,7 @@ class _SummedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, targets: Tensor, llm: PreTrainedModel, chunk_rows: int, *trained: Tensor) -> Tensor:
+        """Losses, and gradients of those of rows and `trained` that want one."""
         needs_rows, wants = ctx.needs_input_grad[0], any(ctx.needs_input_grad)
         total, of_rows, of_trained = rows.new_zeros((), dtype=torch.float32), [], [torch.zeros_like(each) for each in trained]
         count = max(1, math.ceil(len(rows) / chunk_rows))
