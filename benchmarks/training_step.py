@@ -61,12 +61,13 @@ class Steps:
         self.logit_rows = 0
         model.llama_model.get_output_embeddings().register_forward_hook(self._count)
         self.frozen = [module for module in model.modules() if type(module) is FrozenLinear]
+        self.gated = {layer.mlp: layer.mlp.forward for layer in model.llama_model.model.layers}
 
     def _count(self, module: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         self.logit_rows += output.shape[:-1].numel()
 
     @contextmanager
-    def as_in_torch(self) -> Iterator[None]:
+    def torchs_linear_layers(self) -> Iterator[None]:
         """The model's linear layers are torch's own inside."""
         for module in self.frozen:
             module.__class__ = nn.Linear
@@ -76,8 +77,20 @@ class Steps:
             for module in self.frozen:
                 module.__class__ = FrozenLinear
 
+    @contextmanager
+    def as_in_libraries(self) -> Iterator[None]:
+        """And its gated layers transformers' own."""
+        for module in self.gated:
+            del module.forward
+        try:
+            with self.torchs_linear_layers():
+                yield
+        finally:
+            for module, forward in self.gated.items():
+                module.forward = forward
+
     def ours_without_onednn(self) -> float:
-        with self.as_in_torch():
+        with self.torchs_linear_layers():
             return self.ours()
 
     def _ours(self, samples: dict[str, Any]) -> float:
@@ -101,15 +114,15 @@ class Steps:
             return model.Qformer(query_embeds=queries, encoder_hidden_states=seen).last_hidden_state
 
     def bare_llm(self) -> float:
-        with self.as_in_torch():
+        with self.as_in_libraries():
             return self._bare_llm(self.features)
 
     def bare_parts(self) -> float:
-        with self.as_in_torch():
+        with self.as_in_libraries():
             return self._bare_llm(self._see())
 
     def original(self) -> float:
-        with self.as_in_torch():
+        with self.as_in_libraries():
             return self._original()
 
     def _bare_llm(self, features: Tensor) -> float:
