@@ -39,8 +39,8 @@ audit: .venv/.installed
 
 # The rows of the table in docs/performance.md, in under 20 minutes on 2 cores; benchmarks/ has more, one command each.
 bench: .venv/.installed
-	python benchmarks/training_step.py
-	python benchmarks/feature_cache.py --repeats 1
+	python benchmarks/training_step.py --repeats 3
+	python benchmarks/feature_cache.py --repeats 1 --images 9
 	python benchmarks/feature_cache.py --repeats 1 --depth 39 --images 6
 	python benchmarks/input.py
 	python benchmarks/draft_decoding.py
