@@ -1,64 +1,34 @@
 """What a training step keeps for its backward pass: nothing that no gradient needs."""
 
-import weakref
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.models.conftest import ModelFactory
+from tests.saved_tensors import kept_bytes, kept_tensors
 
 Samples = dict[str, Any]
 FROZEN = {"freeze_vit": True, "freeze_qformer": True, "freeze_llm": True}
 
 
-class Kept:
-    """A tensor for as long as autograd keeps it."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-
-
-def kept(model: Any, compute: Callable[[], Any]) -> list[Tensor]:
-    """Tensors that are kept when `compute` is done, but for the model's own weights, each storage once."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    alive: weakref.WeakSet[Kept] = weakref.WeakSet()
-
-    def pack(tensor: Tensor) -> Kept:
-        holder = Kept(tensor)
-        alive.add(holder)
-        return holder
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda holder: holder.tensor):
-        result = compute()
-    storages = {holder.tensor.untyped_storage().data_ptr(): holder.tensor.detach() for holder in alive}
-    del result
-    return [tensor for address, tensor in storages.items() if address not in own]
-
-
-def kept_bytes(model: Any, samples: Samples) -> int:
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept(model, lambda: model(samples)))
-
-
 def test_frozen_vision_parts_keep_nothing(make_model: ModelFactory, samples: Samples) -> None:
     model = make_model(**FROZEN).train()
-    assert kept(model, lambda: model.encode_queries(samples["image"])) == []
-    (queries,) = kept(model, lambda: model.encode_img(samples["image"]))  # the projection's input
+    assert kept_tensors(model, lambda: model.encode_queries(samples["image"])) == []
+    (queries,) = kept_tensors(model, lambda: model.encode_img(samples["image"]))  # the projection's input
     assert queries.numel() == 4 * 4 * 32
 
 
 def test_without_anything_to_train_nothing_is_kept(make_model: ModelFactory, samples: Samples) -> None:
     model = make_model(**FROZEN, freeze_proj=True).train()
-    assert kept(model, lambda: model(samples)) == []
+    assert kept_tensors(model, lambda: model(samples)) == []
 
 
 def test_frozen_layers_keep_what_their_inputs_gradient_needs(make_model: ModelFactory) -> None:
     """For each token, with width D and inner width I: 2 D before the norms, 4 D in attention, 2 I in the gated layer; no layer's input."""
     model = make_model(**FROZEN).train()
     inputs = torch.randn(1, 100, 32, requires_grad=True)
-    tensors = kept(model, lambda: model.llama_model.get_decoder()(inputs_embeds=inputs, use_cache=False))
+    tensors = kept_tensors(model, lambda: model.llama_model.get_decoder()(inputs_embeds=inputs, use_cache=False))
     in_layers = sum(tensor.numel() for tensor in tensors) / 100 / 2
     needed = 6 * 32 + 2 * 64
     extra = 2 + 2 + (32 + 1 + 2 * 16) / 2  # each norm's scale, each head's normaliser; once a model: the last norm, and the rotations
@@ -69,7 +39,7 @@ def test_no_logits_are_kept(make_model: ModelFactory, samples: Samples) -> None:
     """Of the supervised tokens only the gradient of the last hidden states."""
     model = make_model(**FROZEN).train()
     vocabulary = model.llama_model.config.vocab_size
-    assert not [tensor.shape for tensor in kept(model, lambda: model(samples)) if vocabulary in tensor.shape]
+    assert not [tensor.shape for tensor in kept_tensors(model, lambda: model(samples)) if vocabulary in tensor.shape]
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -77,7 +47,7 @@ def test_gradient_checkpointing_keeps_less_and_changes_no_gradient(make_model: M
     model, plain = (
         make_model(freeze_llm=frozen, freeze_vit=True, freeze_qformer=True, grad_checkpoint={"llm": on}).train() for on in (True, False)
     )
-    assert kept_bytes(model, samples) < 0.5 * kept_bytes(plain, samples)
+    assert kept_bytes(model, lambda: model(samples)) < 0.5 * kept_bytes(plain, lambda: plain(samples))
     for each in (model, plain):
         each(samples)["loss"].backward()
     own, expected = ({name: value.grad for name, value in each.named_parameters() if value.grad is not None} for each in (model, plain))

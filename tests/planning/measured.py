@@ -1,14 +1,13 @@
 """Small models of the real architecture, what a step of them does, and the shape that the plan gets of it."""
 
 import math
-import weakref
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
+from tests.saved_tensors import kept_bytes
 from xraygpt.common.schema import check_section
 from xraygpt.models import MiniGPT4, MiniGPT4Config
 from xraygpt.models.sizes import ModelSize
@@ -136,26 +135,7 @@ def counted_flops(model: Any, samples: dict[str, Any]) -> int:
     return counter.get_total_flops()
 
 
-class Kept:
-    """A tensor for as long as autograd keeps it."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-
-
 def counted_bytes(model: Any, samples: dict[str, Any]) -> int:
     """Bytes that the forward pass keeps for the backward pass, parameters left out; what is shared counts once."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    alive: weakref.WeakSet[Kept] = weakref.WeakSet()
-
-    def pack(tensor: Tensor) -> Kept:
-        holder = Kept(tensor)
-        alive.add(holder)
-        return holder
-
-    model(samples)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda holder: holder.tensor):
-        loss = model(samples)["loss"]
-    storages = {holder.tensor.untyped_storage().data_ptr(): holder.tensor.untyped_storage().nbytes() for holder in alive}
-    del loss
-    return sum(count for address, count in storages.items() if address not in own)
+    model(samples)  # as in `counted_flops`
+    return kept_bytes(model, lambda: model(samples)["loss"])

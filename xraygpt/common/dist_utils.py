@@ -95,7 +95,7 @@ def all_gather_objects(value: Any) -> list[Any]:
 
 def all_reduce_sum(values: list[float], device: torch.device) -> list[float]:
     """Elementwise sum over the ranks, in float64."""
-    return sum_over_ranks(torch.tensor(values, dtype=torch.float64), device).tolist() if is_dist_avail_and_initialized() else values
+    return sum_over_ranks(torch.tensor(values, dtype=torch.float64), device).tolist()
 
 
 def sum_over_ranks(values: Tensor, device: torch.device) -> Tensor:

@@ -36,6 +36,7 @@ class Registry:
 
     def _register(self, kind: str, name: str) -> Callable[[type], type]:
         def wrap(cls: type) -> type:
+            """Put the class under its name, if it may have it."""
             base = self._bases.get(kind)
             if base is not None and not issubclass(cls, base):
                 raise RegistryError(f"The {kind} {name!r} must derive from {base.__name__}; {_where(cls)} does not.")

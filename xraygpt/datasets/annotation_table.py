@@ -74,6 +74,7 @@ class AnnotationIndex:
         bad: list[tuple[str, BadSample]] = []
 
         def good() -> Annotations:
+            """Those that can be used; on the way notes where each stands, and what is wrong with the others."""
             byte = character = 0
             for i, (ann, start, stop) in enumerate(_elements(text)):
                 name = str(ann.get("split", "train")) if isinstance(ann, dict) else "train"

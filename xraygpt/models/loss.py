@@ -59,7 +59,9 @@ class _SummedLoss(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, targets: Tensor, llm: PreTrainedModel, chunk_rows: int, *trained: Tensor) -> Tensor:
         """Losses, and gradients of those of rows and `trained` that want one."""
         needs_rows, wants = ctx.needs_input_grad[0], any(ctx.needs_input_grad)
-        total, of_rows, of_trained = rows.new_zeros((), dtype=torch.float32), [], [torch.zeros_like(each) for each in trained]
+        total = rows.new_zeros((), dtype=torch.float32)
+        of_rows: list[Tensor] = []
+        of_trained: list[Tensor] = []
         count = max(1, math.ceil(len(rows) / chunk_rows))
         for own, targets_of_own in zip(rows.tensor_split(count), targets.tensor_split(count), strict=True):
             with torch.set_grad_enabled(wants):
@@ -73,8 +75,10 @@ class _SummedLoss(torch.autograd.Function):
             gradients = list(torch.autograd.grad(scaled, [leaf] * needs_rows + list(trained)))
             if needs_rows:
                 of_rows.append(gradients.pop(0))
-            if trained:
+            if of_trained:
                 torch._foreach_add_(of_trained, gradients)
+            else:
+                of_trained = gradients
         ctx.save_for_backward(*([torch.cat(of_rows)] if of_rows else []), *of_trained)
         return total
 

@@ -89,7 +89,8 @@ def switches(run: RunShape) -> Iterator[tuple[str, RunShape]]:
         yield "frozen_dtype.vit=int8", replace(run, vit_dtype="int8")
     is_on = "llm" in run.recompute
     yield f"grad_checkpoint.llm={not is_on}", replace(run, recompute=run.recompute ^ {"llm"})
-    yield f"loss_chunk_rows={run.chunk_rows // 2}", replace(run, chunk_rows=max(1, run.chunk_rows // 2))
+    half = max(1, run.chunk_rows // 2)
+    yield f"loss_chunk_rows={half}", replace(run, chunk_rows=half)
     yield f"accum_grad_iters={4 * run.accumulate}", replace(run, accumulate=4 * run.accumulate)
 
 
