@@ -1,6 +1,7 @@
 """oneDNN's products are MKL's, and only where they may be."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 from tests.models.conftest import ModelFactory
 from xraygpt.models import frozen_linear
-from xraygpt.models.frozen_linear import MIN_ROWS, FrozenLinear, use_onednn
+from xraygpt.models.frozen_linear import MIN_ROWS, FrozenLinear, onednn_is_faster, use_onednn
 
 FROZEN = {"freeze_vit": True, "freeze_qformer": True, "freeze_llm": True}
 
@@ -82,8 +83,7 @@ def test_the_models_step(make_model: ModelFactory, samples: dict[str, Any], prod
     samples = {**samples, "image": samples["image"].repeat(4, 1, 1, 1)[:4]}
     results = []
     for with_onednn in (True, False):
-        if not with_onednn:
-            monkeypatch.setattr("xraygpt.models.precision.use_onednn", lambda part: None)
+        monkeypatch.setattr("xraygpt.models.precision.onednn_is_faster", lambda with_onednn=with_onednn: with_onednn)
         model = make_model(**FROZEN).place(torch.device("cpu")).train()
         model(samples)["loss"].backward()
         results.append((model.llama_proj.weight.grad, model.llama_proj.bias.grad))
@@ -92,3 +92,12 @@ def test_the_models_step(make_model: ModelFactory, samples: dict[str, Any], prod
             products.clear()
     assert products == []
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("vendor, faster", [("AuthenticAMD", True), ("GenuineIntel", False), (None, False)])
+def test_taken_where_it_is_faster(vendor: str | None, faster: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On AMD's processors; MKL is made for Intel's."""
+    if vendor:
+        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n", encoding="utf-8")
+    monkeypatch.setattr(frozen_linear, "Path", lambda name: tmp_path / Path(name).name)
+    assert onednn_is_faster.__wrapped__() is faster

@@ -13,7 +13,7 @@ from torch import nn
 
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.registry import suggest
-from xraygpt.models.frozen_linear import use_onednn
+from xraygpt.models.frozen_linear import onednn_is_faster, use_onednn
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WEIGHT_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.0, "nf4": 0.5 + 4 / 64}
@@ -85,7 +85,7 @@ def place_part(part: nn.Module, device: torch.device, wanted: str = "fp32", *, k
             parameter.data = parameter.data.to(device, stored if parameter.is_floating_point() else None)
         for buffer in module.buffers(recurse=False):
             buffer.data = buffer.data.to(device)
-    if device.type == "cpu":
+    if device.type == "cpu" and onednn_is_faster():
         use_onednn(part)
     return dtype
 
