@@ -3,9 +3,13 @@
 Whole trainings at 'mid' size on Open-i's films and captions, batch 3, float32, one thread, in processes of their own and in turn: four
 epochs without a cache (the baseline), four with one that is empty at first, and four with one that is complete. Timed are computing the
 features and training, not starting; images are 256 x 256 here, larger ones take longer to decode. Memory is by how much the process's peak
-grew from when the libraries stood. With two loading processes, it is also measured which share of a cached step is waiting for data.
+grew from when the libraries stood; all have large tensors in mappings of their own, as `train.py` has. With two loading processes, it is
+also measured which share of a cached step is waiting for data.
 """
 
+from xraygpt.common.startup import started  # first, as in train.py
+
+# isort: split
 import argparse
 import json
 import multiprocessing
@@ -109,6 +113,7 @@ def main() -> None:
     parser.add_argument("--recompute", action="store_true", help="with model.grad_checkpoint.llm, which trades time for memory")
     parser.add_argument("--small", action="store_true", help="a small model, to try the command")
     args = parser.parse_args()
+    started()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         annotations = prepare_openi(folder / "openi")

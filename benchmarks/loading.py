@@ -6,6 +6,9 @@ process of its own: seconds of building, and by how much its peak memory grew un
 done (mapped weights enter memory when they are first used, and the system may drop them again). The loss must be the same.
 """
 
+from xraygpt.common.startup import started  # first, as in train.py
+
+# isort: split
 import argparse
 import json
 import statistics
@@ -88,6 +91,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a small model, to try the command")
     parser.add_argument("--measure", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    started()
     size_name = "small" if args.small else "mid"
     torch.set_num_threads(1)
     if args.measure:

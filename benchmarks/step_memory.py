@@ -7,6 +7,9 @@ memory: by how much its peak grew, its processor time, and the bytes that were k
 of the baseline.
 """
 
+from xraygpt.common.startup import started  # first, as in train.py
+
+# isort: split
 import argparse
 import copy
 import multiprocessing
@@ -104,6 +107,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--small", action="store_true", help="a small model, to try the command")
     args = parser.parse_args()
+    started()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     size = {"hidden_size": 256, "num_hidden_layers": 2} if args.small else {"hidden_size": 1024, "num_hidden_layers": 12}

@@ -9,6 +9,9 @@ Batches of real Open-i samples whose captions have 100 to 151 tokens, float32, o
 - our step when the features are in the cache, against LLaMA's forward and backward by themselves.
 """
 
+from xraygpt.common.startup import started  # first, as in train.py
+
+# isort: split
 import argparse
 import tempfile
 from collections.abc import Iterator
@@ -191,6 +194,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a small model, to try the command")
     parser.add_argument("--profile", action="store_true", help="also print torch's profile of our step")
     args = parser.parse_args()
+    started()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         steps = make_steps(Path(folder), size_named("small" if args.small else "mid"), args.batch)

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from xraygpt.common.large_tensors import keep_freed_memory
+
 EXIT_STOPPED = 75
 """Exit code (EX_TEMPFAIL) of a run that was told to stop and has saved: start it again with --resume auto."""
 EXIT_INTERRUPTED = 130
@@ -87,7 +89,7 @@ def _say(text: str) -> None:
 
 
 def in_loading_process(worker: int) -> None:
-    """In a process that loads data (`worker_init_fn`): leave stopping to the run, which needs it to finish the step.
+    """In a process that loads data (`worker_init_fn`): leave stopping to the run, which needs it to finish the step, and keep freed memory.
 
     A terminal sends Ctrl-C, and some schedulers every signal, to these processes too. SIGTERM ends them, at the second one or after a
     minute: it is also how the run gets rid of one that hangs.
@@ -95,6 +97,7 @@ def in_loading_process(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_later)
+    keep_freed_memory()
 
 
 def _end_later(number: int, frame: FrameType | None) -> None:
