@@ -34,6 +34,8 @@ from xraygpt.models.language_model import load_tokenizer
 from xraygpt.runners import RunnerBase
 from xraygpt.tasks import setup_task
 
+started()  # also in the processes that are measured
+
 EPOCHS, BATCH = 4, 3
 Result = dict[str, float]
 
@@ -113,7 +115,6 @@ def main() -> None:
     parser.add_argument("--recompute", action="store_true", help="with model.grad_checkpoint.llm, which trades time for memory")
     parser.add_argument("--small", action="store_true", help="a small model, to try the command")
     args = parser.parse_args()
-    started()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         annotations = prepare_openi(folder / "openi")

@@ -59,6 +59,8 @@ def half_precision(llm: Any, inputs: Tensor, labels: Tensor) -> Tensor:
     return ours(llm, inputs.bfloat16(), labels)
 
 
+started()  # also in the processes that are measured
+
 WAYS: dict[str, Loss] = {
     BASELINE: every_logit,
     "supervised logits in chunks": supervised_loss,
@@ -107,7 +109,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--small", action="store_true", help="a small model, to try the command")
     args = parser.parse_args()
-    started()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     size = {"hidden_size": 256, "num_hidden_layers": 2} if args.small else {"hidden_size": 1024, "num_hidden_layers": 12}
