@@ -12,7 +12,7 @@ from pathlib import Path
 
 LARGE = 5 * 2**20
 """Bytes from which a tensor is large. From 2 MiB on, at which torch asks for huge pages, a step at 'mid' size took an eighth longer and
-more; with 5 MiB, which its inner widths and logits have and its hidden states have not, it took as long within 3 %, for a fifth less memory."""
+more; with 5 MiB, which its inner widths and logits have and its hidden states have not, as long within 3 %, for a fifth less memory."""
 _MOST = 32 * 2**20
 """Bytes at which a place becomes a mapping at the latest, as glibc finds by itself."""
 _SWITCH = "THP_MEM_ALLOC_ENABLE"
