@@ -67,12 +67,13 @@ class _SummedLoss(torch.autograd.Function):
             with torch.set_grad_enabled(wants):
                 leaf = own.detach().requires_grad_(needs_rows)
                 # A view, since hooks on a module's inputs, as torch's FLOP counter sets them, stumble over a leaf here.
-                loss = F.cross_entropy(logits_of(llm, leaf.view_as(leaf)).float(), targets_of_own, reduction="sum")
-                scaled = _SCALE * loss
-            total += loss.detach()
+                logits = logits_of(llm, leaf.view_as(leaf))
+            loss, of_logits = _cross_entropy_(logits.detach().float(), targets_of_own, with_gradient=wants)
+            total += loss
             if not wants:
                 continue
-            gradients = list(torch.autograd.grad(scaled, [leaf] * needs_rows + list(trained)))
+            gradients = list(torch.autograd.grad(logits, [leaf] * needs_rows + list(trained), of_logits.to(logits.dtype)))
+            del logits, of_logits  # or they would stay beside the next chunk's
             if needs_rows:
                 of_rows.append(gradients.pop(0))
             if of_trained:
@@ -88,6 +89,22 @@ class _SummedLoss(torch.autograd.Function):
         saved = [each * (gradients[0] / _SCALE) for each in ctx.saved_tensors]
         of_rows = saved.pop(0) if ctx.needs_input_grad[0] else None
         return of_rows, None, None, None, *saved
+
+
+def _cross_entropy_(logits: Tensor, targets: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor]:
+    """Sum of the cross-entropies of logits [N, V] for targets [N]; and its gradient times `_SCALE`, written over the logits.
+
+    The gradient is the softmax, less 1 at the target. In place, so that numbers of a whole vocabulary exist once and not four times.
+    """
+    at_target = targets[:, None]
+    logits -= logits.amax(dim=1, keepdim=True)
+    loss = -logits.gather(1, at_target).sum()
+    sums = logits.exp_().sum(dim=1, keepdim=True)
+    loss += sums.log().sum()
+    if with_gradient:
+        logits *= _SCALE / sums
+        logits.scatter_add_(1, at_target, logits.new_full((), -_SCALE).expand_as(at_target))
+    return loss, logits
 
 
 def logits_of(llm: PreTrainedModel, hidden: Tensor) -> Tensor:
