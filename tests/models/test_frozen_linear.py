@@ -58,6 +58,20 @@ def test_a_gradient_that_is_not_contiguous(products: list[tuple[int, ...]]) -> N
     assert len(products) == 2
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+def test_compiled_it_is_the_same() -> None:
+    ours = layer()
+    use_onednn(ours)
+    x = torch.randn(MIN_ROWS, 48)
+    results = []
+    for call in (ours, torch.compile(ours, dynamic=True, fullgraph=True)):
+        leaf = x.clone().requires_grad_()
+        out = call(leaf)
+        (out * torch.linspace(0, 1, 32)).sum().backward()
+        results.append((out.detach(), leaf.grad))
+    torch.testing.assert_close(results[1], results[0])
+
+
 @pytest.mark.parametrize("why", ["few rows", "trained", "half"])
 def test_torchs_own_where_it_must_be(why: str, products: list[tuple[int, ...]]) -> None:
     ours: Any = layer()

@@ -19,6 +19,7 @@ from xraygpt.common.schema import path_field
 from xraygpt.conversation.prompts import IMAGE_PLACEHOLDER, load_prompts, question_prompt, split_at_images
 from xraygpt.models.blip2 import QFormerSize, VitSize, check_vit
 from xraygpt.models.caches import ConstantBeginning
+from xraygpt.models.compilation import check_compiler, compile_llm
 from xraygpt.models.gated_mlp import keep_less_of_gates
 from xraygpt.models.language_model import identity_differences, identity_of, load_language_model, load_tokenizer
 from xraygpt.models.loss import CHUNK_ROWS, supervised_loss
@@ -88,6 +89,8 @@ class MiniGPT4Config:
     frozen_dtype: FrozenDtype = field(default_factory=FrozenDtype)
     """How frozen parts are stored and computed: auto, fp32, bf16, fp16, int8, nf4, for `vit` and `llm` apart."""
     grad_checkpoint: GradCheckpoint = field(default_factory=GradCheckpoint)
+    compile_llm: bool = False
+    """torch.compile for the language model's layers in training: a slower first step, faster ones after it (docs/performance.md)."""
     loss_chunk_rows: int = CHUNK_ROWS
     """Supervised tokens whose logits exist at a time: 256 are 32 MiB in float32 at 32,000 tokens. Fewer need less memory."""
     prompt_path: Any = path_field(default="", how_to_get="A text file with one prompt a line, such as prompts/alignment.txt.")
@@ -196,6 +199,8 @@ class MiniGPT4(ReportWriter):
             load_vision(model, cfg)
         for path in paths:
             model.load_parts(path, allow_other_llm=cfg.allow_other_llm)
+        if cfg.compile_llm:
+            compile_llm(model.llama_model)
         if cfg.grad_checkpoint.llm:
             recompute_layers(model.llama_model)
         model.freeze_parts(vit=cfg.freeze_vit, qformer=cfg.freeze_qformer, llm=cfg.freeze_llm, proj=cfg.freeze_proj)
@@ -380,6 +385,8 @@ def _check_parts(cfg: MiniGPT4Config) -> None:
     check_vit(name=cfg.vit_model, image_size=cfg.image_size, size=cfg.vit)
     check_frozen_dtype(cfg.frozen_dtype.vit, part="vit", frozen=cfg.freeze_vit)
     check_frozen_dtype(cfg.frozen_dtype.llm, part="llm", frozen=cfg.freeze_llm)
+    if cfg.compile_llm:
+        check_compiler()
     if cfg.loss_chunk_rows < 1:
         raise ConfigError(f"model.loss_chunk_rows is {cfg.loss_chunk_rows}; at least one token's logits must exist at a time.")
 

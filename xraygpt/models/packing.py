@@ -69,7 +69,8 @@ def _register() -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    AttentionInterface.register(_NAME, _attention)
+    # Compiled, it would be compiled anew for other lengths.
+    AttentionInterface.register(_NAME, torch.compiler.disable(_attention))
     AttentionMaskInterface.register(_NAME, sdpa_mask)
 
 
