@@ -1,6 +1,6 @@
 """Rows of a training batch one after another, with no padding between them: each token of a row sees the earlier ones of its row alone.
 
-All layers but attention treat tokens one by one, so the rows need not be told apart there; attention is computed row by row. It costs
+All layers but attention treat tokens one by one, so the rows need not be told apart there; for attention see `packed_attention`. It costs
 what the real tokens cost, on every device.
 
 `N` tokens of all rows together, `T` of one row, `P` of the constant beginning, `H` heads, `D_h` width of a head.
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from xraygpt.models.packed_attention import Beginning, at_once, can_be_at_once, row_by_row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,7 +36,7 @@ class PackedRows:
     """
 
     lengths: tuple[int, ...]
-    beginning: tuple[tuple[Tensor, Tensor], ...] = ()
+    beginning: tuple[Beginning, ...] = ()
 
     def arguments(self, device: torch.device) -> dict[str, Any]:
         """What the decoder is given besides the embeddings."""
@@ -84,28 +86,15 @@ def _attention(
     packed_rows: PackedRows | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """[1, H, N, D_h] each → [1, N, H, D_h], row by row; without packed rows as transformers has it."""
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
+    """[1, H, N, D_h] each → [1, N, H, D_h]; without packed rows as transformers has it."""
     if packed_rows is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    before = packed_rows.beginning[module.layer_idx] if packed_rows.beginning else None
-    rows = zip(*(each.split(packed_rows.lengths, dim=2) for each in (query, key, value)), strict=True)
-    seen = []
-    for q, k, v in rows:
-        mask = None
-        if before is not None:
-            k, v = (torch.cat([constant, own], dim=2) for constant, own in zip(before, (k, v), strict=True))
-            mask = _causal(q.shape[2], k.shape[2], q.dtype, q.device)
-        seen.append(sdpa_attention_forward(module, q, k, v, mask, **options)[0])
-    return torch.cat(seen, dim=1), None
-
-
-@functools.lru_cache(maxsize=64)
-def _causal(num_queries: int, num_keys: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[1, 1, queries, keys], 0 or -inf: the queries are the last of the keys, and each sees those up to itself. All layers share it."""
-    hidden = torch.full((num_queries, num_keys), -torch.inf, dtype=dtype, device=device)
-    return hidden.triu(num_keys - num_queries + 1)[None, None]
+    beginning = packed_rows.beginning[module.layer_idx] if packed_rows.beginning else None
+    if can_be_at_once(query, options.get("dropout", 0.0)):
+        return at_once(query, key, value, packed_rows.lengths, beginning, scaling=options.get("scaling")), None
+    return row_by_row(module, query, key, value, packed_rows.lengths, beginning, **options), None
 
 
 def packed(lengths: Sequence[int], beginning: Any = None) -> PackedRows:
