@@ -19,6 +19,7 @@ REQUIREMENTS = [
     "nltk>=3.9,<4",  # METEOR
     "numpy>=2.2,<3",
     "omegaconf>=2.4,<3",
+    "orjson>=3.13,<4",
     "packaging>=26,<27",
     "pillow>=12.3,<13",
     "prometheus-client>=0.25,<1",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from xraygpt.common.errors import DataError
 from xraygpt.datasets import annotation_table
-from xraygpt.datasets.annotation_table import AnnotationIndex, AnnotationTable, _elements, index_of
+from xraygpt.datasets.annotation_table import AnnotationIndex, AnnotationTable, _objects, index_of
 from xraygpt.datasets.builders import FolderBuilder, load_annotations
 from xraygpt.datasets.builders.image_text_pair_builder import _index
 
@@ -64,24 +64,43 @@ def test_a_loading_process_gets_places_not_texts(tmp_path: Path) -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.text()
+    | st.text("{}[],")
+    | st.floats(allow_nan=False, allow_infinity=False),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
+others = st.dictionaries(st.text().filter(lambda key: key != "annotations"), json_values, max_size=3)
 
 
-@given(
-    before=st.dictionaries(st.text().filter(lambda key: key != "annotations"), json_values, max_size=3),
-    elements=st.lists(json_values, max_size=5),
-    after=st.dictionaries(st.text().filter(lambda key: key != "annotations"), json_values, max_size=2),
-    indent=st.sampled_from([None, 1]),
+@given(before=others, objects=st.lists(st.dictionaries(st.text(), json_values, max_size=3), max_size=5), after=others)
+@pytest.mark.parametrize("form", [{}, {"indent": 1}, {"separators": (",", ":")}])
+def test_objects_are_those_of_json(
+    form: dict[str, Any], before: dict[str, Any], objects: list[dict[str, Any]], after: dict[str, Any]
+) -> None:
+    whole = {**before, "annotations": objects, **{key: value for key, value in after.items() if key not in before}}
+    data = json.dumps(whole, ensure_ascii=False, **form).encode()
+    found = list(_objects(data))
+    assert [value for value, _, _ in found] == objects
+    assert [json.loads(data[start:stop]) for _, start, stop in found] == objects
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"annotations": [1]}',
+        b'{"annotations": [{"a": NaN}]}',
+        b'{"annotations": [{"a": "' + 200 * b"}" + b'"}]}',
+        b'{"made_by": {"annotations": [1]}, "annotations": [{}]}',
+        b'{"annotations": [{"a": "\xff"}]}',
+    ],
 )
-def test_elements_are_those_of_json(before: dict[str, Any], elements: list[Any], after: dict[str, Any], indent: int | None) -> None:
-    whole = {**before, "annotations": elements, **{key: value for key, value in after.items() if key not in before}}
-    text = json.dumps(whole, indent=indent, ensure_ascii=False)
-    found = list(_elements(text))
-    assert [value for value, _, _ in found] == elements
-    assert [json.loads(text[start:stop]) for _, start, stop in found] == elements
+def test_what_is_unusual_is_read_whole(content: bytes) -> None:
+    with pytest.raises(ValueError):
+        list(_objects(content))
 
 
 @pytest.mark.parametrize(

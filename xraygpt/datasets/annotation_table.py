@@ -8,13 +8,17 @@ also holds what was found when every annotation was checked.
 import json
 import logging
 import mmap
+import re
 import zipfile
+from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from xraygpt.common.errors import DataError
@@ -25,7 +29,11 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = 1
 _INDEX_SUFFIX = ".index.npz"
-_SPACE = " \t\n\r"
+_BEGIN = re.compile(rb'"annotations"[ \t\n\r]*:[ \t\n\r]*\[[ \t\n\r]*')
+_COMMA = re.compile(rb"[ \t\n\r]*,[ \t\n\r]*")
+_END = re.compile(rb"[ \t\n\r]*\]")
+_MOST_BRACES = 100
+"""In one annotation; a file with more in one is read as a whole."""
 _KEPT_FROM = 20_000
 """Annotations from which on an index is kept: fewer are read in no time."""
 
@@ -64,42 +72,33 @@ class AnnotationIndex:
         Returns:
             None if the file does not have this form: whoever reads it whole can say what is wrong.
         """
-        text = path.read_text(encoding="utf-8")
-        is_ascii = text.isascii()  # then characters are bytes
-        spans: list[tuple[int, int]] = []
-        split: list[int] = []
-        numbers: list[int] = []
+        data = _mapped(path)
+        spans, split, numbers = array("q"), array("I"), array("i")
         splits: dict[str, int] = {}
         seen: dict[str, int] = {}
         bad: list[tuple[str, BadSample]] = []
 
         def good() -> Annotations:
             """Those that can be used; on the way notes where each stands, and what is wrong with the others."""
-            byte = character = 0
-            for i, (ann, start, stop) in enumerate(_elements(text)):
-                name = str(ann.get("split", "train")) if isinstance(ann, dict) else "train"
+            for i, (ann, start, stop) in enumerate(_objects(data)):
                 if problem := problem_of(ann):
+                    name = str(ann.get("split", "train")) if isinstance(ann, dict) else "train"
                     bad.append((name, BadSample(f"annotation {i}", str(path), problem)))
                     continue
-                if not is_ascii:
-                    byte += len(text[character:start].encode())
-                    character, first = stop, byte
-                    byte += len(text[start:stop].encode())
-                    spans.append((first, byte))
-                else:
-                    spans.append((start, stop))
-                split.append(splits.setdefault(name, len(splits)))
+                spans.append(start)
+                spans.append(stop)
+                split.append(splits.setdefault(ann.get("split", "train"), len(splits)))
                 numbers.append(seen.setdefault(ann["image_id"], len(seen)))
                 yield ann
 
         try:
             words = divided(good())
-        except (ValueError, RecursionError):
+        except ValueError:
             return None
         if len(splits) > np.iinfo(np.uint8).max:
             return None
         return cls(
-            np.array(spans, dtype=np.int64).reshape(-1, 2), np.array(split, np.uint8), np.array(numbers, np.int32), list(splits), bad, words
+            np.array(spans, np.int64).reshape(-1, 2), np.array(split, np.uint8), np.array(numbers, np.int32), list(splits), bad, words
         )
 
     def save(self, path: Path, sha256: str) -> None:
@@ -124,44 +123,47 @@ class AnnotationIndex:
             return None
 
 
-def _elements(text: str) -> Iterator[tuple[Any, int, int]]:
-    """Each element of the list "annotations" with where it stands. ValueError: the text is not of that form."""
-    decode = json.JSONDecoder().raw_decode
-    place = _after(text, 0, "{")
-    while True:
-        key, place = decode(text, _skip(text, place))
-        place = _skip(text, _after(text, place, ":"))
-        if key == "annotations":
-            break
-        _, place = decode(text, place)
-        place = _after(text, place, ",")
-    place = _skip(text, _after(text, place, "["))
-    if text[place : place + 1] != "]":
+def _objects(data: bytes | mmap.mmap) -> Iterator[tuple[Any, int, int]]:
+    """Each object of the list "annotations" with where it stands; integers beyond 64 bits are rounded.
+
+    ValueError: the file is not of that form.
+    """
+    if (begin := _BEGIN.search(data)) is None:
+        raise ValueError("no list")
+    orjson.loads(data[: begin.start()] + b'"annotations": []}')  # what comes before the list is JSON
+    view, place = memoryview(data), begin.end()
+    if (end := _END.match(data, place)) is None:
         while True:
-            value, stop = decode(text, place)
+            stop = data.find(b"}", place) + 1
+            try:
+                value = orjson.loads(view[place:stop])
+            except orjson.JSONDecodeError:
+                value, stop = _object_with_braces(data, place)
             yield value, place, stop
-            stop = _skip(text, stop)
-            if text[stop : stop + 1] == "]":
-                place = stop
+            if (comma := _COMMA.match(data, stop)) is None:
                 break
-            place = _skip(text, _after(text, stop, ","))
-    place = _skip(text, place + 1)
-    # What comes after the list is read as JSON too; a second list would take the place of the first.
-    if "annotations" in json.loads("{" + text[place:].lstrip(_SPACE + ",")):
+            place = comma.end()
+        if (end := _END.match(data, stop)) is None:
+            raise ValueError(f"] expected at {stop}")
+    # What comes after the list is JSON too; a second list would take the place of the first.
+    if orjson.loads(b'{"annotations": null' + data[end.end() :])["annotations"] is not None:
         raise ValueError("two lists")
 
 
-def _skip(text: str, place: int) -> int:
-    while text[place : place + 1] in _SPACE and place < len(text):
-        place += 1
-    return place
+def _object_with_braces(data: bytes | mmap.mmap, place: int) -> tuple[Any, int]:
+    """The object that begins there, and where it stops: at the first brace up to which it is JSON."""
+    stop = place
+    for _ in range(_MOST_BRACES):
+        if not (stop := data.find(b"}", stop) + 1):
+            break
+        with suppress(orjson.JSONDecodeError):
+            return orjson.loads(data[place:stop]), stop
+    raise ValueError(f"no object at {place}")
 
 
-def _after(text: str, place: int, wanted: str) -> int:
-    place = _skip(text, place)
-    if text[place : place + 1] != wanted:
-        raise ValueError(f"{wanted} expected at {place}")
-    return place + 1
+def _mapped(path: Path) -> mmap.mmap:
+    with open(path, "rb") as handle:
+        return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 class AnnotationTable(Sequence[dict[str, Any]]):
@@ -178,8 +180,7 @@ class AnnotationTable(Sequence[dict[str, Any]]):
         self._open()
 
     def _open(self) -> None:
-        with open(self.path, "rb") as handle:
-            self._data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        self._data = _mapped(self.path)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a loading process needs; it maps the file by itself."""

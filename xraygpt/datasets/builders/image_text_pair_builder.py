@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -61,8 +62,8 @@ class ImageTextPairBuilder(BaseDatasetBuilder):
 
 def _index(path: Path, where: str) -> AnnotationIndex | None:
     try:
-        return AnnotationIndex.of(path, lambda ann: _problem_of(ann, ("image_id", "caption")), lambda good: leakage(good, where))
-    except (OSError, UnicodeDecodeError):
+        return AnnotationIndex.of(path, partial(_problem_of, required=("image_id", "caption")), partial(leakage, where=where))
+    except (OSError, ValueError):  # an empty file cannot be mapped
         return None
 
 
@@ -143,8 +144,9 @@ def _problem_of(ann: Any, required: tuple[str, ...]) -> str:
     if not isinstance(ann, dict):
         return f"expected an object, got {_in_words(ann)}"
     for key in required:
-        if not isinstance(ann.get(key), str) or not ann[key].strip():
-            return f'"{key}" must be a non-empty text, got {_in_words(ann.get(key))}'
+        value = ann.get(key)
+        if not isinstance(value, str) or not value or value.isspace():
+            return f'"{key}" must be a non-empty text, got {_in_words(value)}'
     if not isinstance(ann.get("split", "train"), str):
         return f'"split" must be a text, got {_in_words(ann["split"])}'
     return '"image_id" leaves the image folder' if _leaves(ann["image_id"]) else ""

@@ -28,14 +28,14 @@ def split_of(group_id: str) -> str:
 
 def divided_groups(annotations: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Subjects, and studies, that stand in more than one split: "subject 17" → ["train", "test"]."""
-    first: dict[str, str] = {}  # a set for each group would take ten times the memory
+    first: dict[str, dict[str, str]] = {"subject_id": {}, "study_id": {}}  # a set for each group would take ten times the memory
     found: dict[str, set[str]] = {}
     for annotation in annotations:
-        for key in ("subject_id", "study_id"):
-            if annotation.get(key) and (split := annotation.get("split")):
-                group = f"{key.removesuffix('_id')} {annotation[key]}"
-                if (before := first.setdefault(group, split)) != split:
-                    found.setdefault(group, {before}).add(split)
+        if not (split := annotation.get("split")):
+            continue
+        for key, of_group in first.items():
+            if (name := annotation.get(key)) and (before := of_group.setdefault(str(name), split)) != split:
+                found.setdefault(f"{key.removesuffix('_id')} {name}", {before}).add(split)
     return {group: sorted(splits) for group, splits in found.items()}
 
 
