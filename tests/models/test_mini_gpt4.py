@@ -207,7 +207,7 @@ def test_a_checkpoint_that_brings_its_language_model_loads(make_model: ModelFact
     trained = make_model().eval()
     path = save(trained, tmp_path / "stage1.pth")
     model = make_model(seed=1, ckpt=path, **FROZEN).eval()
-    assert model(samples)["loss"] == trained(samples)["loss"]
+    torch.testing.assert_close(model(samples)["loss"], trained(samples)["loss"])
     assert model.llm_is_pretrained
 
 
