@@ -137,6 +137,8 @@ def write_annotations(folder: Path, count: int) -> None:
         for i, row in enumerate(rows):
             handle.write((", " if i else "") + json.dumps({**row, "split": "train", "view": "frontal"}))
         handle.write("]}")
+        handle.flush()
+        os.fsync(handle.fileno())  # what waits to be written would count as memory of whoever maps the file
 
 
 def anonymous_mib() -> float:

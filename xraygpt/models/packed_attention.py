@@ -18,8 +18,8 @@ from torch import Tensor
 
 Beginning = tuple[Tensor, Tensor]
 """Keys and values [1, H_k, P, D_h] of one layer."""
-_FLASH_WIDTH = 256
-"""The widest head of flash attention; a multiple of 8."""
+_FLASH_WIDTH = 128
+"""The widest head for which every GPU that has flash attention has its backward pass, too."""
 _FLASH_CAPABILITY = (8, 0)
 """The oldest GPUs that have it."""
 
