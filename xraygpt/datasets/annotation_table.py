@@ -82,8 +82,7 @@ class AnnotationIndex:
             """Those that can be used; on the way notes where each stands, and what is wrong with the others."""
             for i, (ann, start, stop) in enumerate(_objects(data)):
                 if problem := problem_of(ann):
-                    name = str(ann.get("split", "train")) if isinstance(ann, dict) else "train"
-                    bad.append((name, BadSample(f"annotation {i}", str(path), problem)))
+                    bad.append((str(ann.get("split", "train")), BadSample(f"annotation {i}", str(path), problem)))
                     continue
                 spans.append(start)
                 spans.append(stop)
