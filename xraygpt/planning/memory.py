@@ -24,7 +24,9 @@ def step_memory(run: RunShape) -> dict[str, float]:
     longest = run.longest
     trained = trained_parameters(run)
     kept = kept_bytes(longest)
-    logits = 2 * 4 * rows_at_a_time(longest) * run.size.llm.vocab_size if run.gradient_reaches("llm") else 0.0
+    # In float32, where their gradient is written over them; in half precision as they come, so, and their gradient as it goes.
+    logit_bytes = 2 + 4 + 2 if run.half else 4
+    logits = logit_bytes * rows_at_a_time(longest) * run.size.llm.vocab_size if run.gradient_reaches("llm") else 0.0
     return {
         **weight_memory(run),
         "gradients": 4.0 * trained,
