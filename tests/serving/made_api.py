@@ -18,12 +18,12 @@ from PIL import Image
 
 from xraygpt.models.generation import GeneratedText
 from xraygpt.processors import Blip2ImageEvalProcessor, check_image
-from xraygpt.serving.api import build_app
 from xraygpt.serving.api_limits import ApiLimits
 from xraygpt.serving.api_prompt import QuestionReader
 from xraygpt.serving.api_server import ApiServer
 from xraygpt.serving.api_service import ApiService
 from xraygpt.serving.api_writer import BatchWriter
+from xraygpt.serving.http_app import build_app
 from xraygpt.serving.pipeline import ReportPipeline
 
 CHAT = "/v1/chat/completions"
@@ -167,7 +167,6 @@ def api_server(
     settings: dict[str, Any] = SETTINGS,
     tokens: Sequence[str] = (),
     image_size: int = 0,
-    any_host: bool = False,
     **limits: Any,
 ) -> Iterator[RunningServer]:
     """Serve a model on a free port until the block ends; without an image size it sees the mean of each image."""
@@ -177,7 +176,7 @@ def api_server(
     bounds = ApiLimits(**{"max_seconds": 20, **limits})
     write = BatchWriter(pipeline, threading.Lock()).write
     service = ApiService(QuestionReader(pipeline, limits=bounds), write, model_name="marks", limits=bounds, tokens=tokens)
-    server = RunningServer(build_app(service, any_host=any_host), service, host="127.0.0.1", port=0)
+    server = RunningServer(build_app(service=service), service, host="127.0.0.1", port=0)
     server.pipeline = pipeline
     thread = threading.Thread(target=server.run)
     thread.start()
