@@ -137,6 +137,23 @@ def test_bodies_that_are_no_event(address: str, body: bytes) -> None:
         assert Reader(address).post(path, content=body).status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("event", "part"), [("choose", "xg-suggestions"), ("fix", "xg-alerts"), ("look", "xg-viewer"), ("save", "xg-save")]
+)
+@pytest.mark.parametrize(
+    "details", [None, {}, {"number": -1, "rotate": "x", "turn": 10**30, "kind": "exe"}, {"number": 10**6, "turn": True}]
+)
+def test_events_with_values_that_the_page_does_not_have(
+    address: str, capfd: pytest.CaptureFixture[str], event: str, part: str, details: Any
+) -> None:
+    reader = Reader(address)
+    settings = ["Most likely words", 4, 1, 0.9, 120, 0] if event == "save" else []
+    answer = reader.event(reader.number_of(event, part), settings, details, queue=event == "look")
+    told = answer.text if event != "look" else str(reader.listen())
+    assert answer.status_code == 200
+    assert "Traceback" not in told + capfd.readouterr().err
+
+
 # Sessions ------------------------------------------------------------------------------------------------------------
 
 

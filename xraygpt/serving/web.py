@@ -7,7 +7,7 @@ Nothing is asked of another host, and nothing is written to disk: uploads (`page
 is closed. `http_app.build_app` puts the page behind its guards; it is served in no other way.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from xraygpt.common.errors import XrayGPTError
 from xraygpt.processors import open_image
 from xraygpt.serving.page_uploads import Uploads
 from xraygpt.serving.pipeline import ReportPipeline
@@ -32,9 +31,10 @@ from xraygpt.serving.web_actions import (
     decoding_settings,
     suggested_questions,
 )
+from xraygpt.serving.web_events import EventHandlers, choice, integer, said
 from xraygpt.serving.web_heat import looker
 from xraygpt.serving.web_queue import PageQueue
-from xraygpt.serving.web_view import concerns_html, conversation_html, data_uri, findings_html
+from xraygpt.serving.web_view import conversation_html, data_uri, findings_html
 from xraygpt.serving.web_workspace import Workspace, Workspaces
 
 ASSETS = Path(__file__).with_name("assets")
@@ -179,8 +179,9 @@ def build_page(
         head = _asset("head.html").replace("NOTICE", RESEARCH_NOTICE)
         gr.HTML(head.replace("LOGOUT", LOGOUT_BUTTON if with_logout else ""), js_on_load=None, elem_id="xg-head")
         parts = _lay_out(pipeline, suggestions, examples)
-        _wire(parts, workspaces, uploads, actions, suggestions, examples)
-        blocks.unload(_forgetting(workspaces))
+        handlers = EventHandlers(parts.updates, workspaces, uploads, actions)
+        _wire(parts, handlers, suggestions, examples)
+        blocks.unload(handlers.forget)
     # Who waits, waits in `PageQueue`, which says so; gradio's own queue is only kept from growing without end.
     blocks.queue(default_concurrency_limit=None, max_size=MAX_EVENTS, api_open=False)
     return Page(blocks, workspaces, uploads)
@@ -317,70 +318,25 @@ def _chat_list(workspace: Workspace) -> Any:
 # Events ------------------------------------------------------------------------------------------------------------
 
 
-def _forgetting(workspaces: Workspaces) -> Callable[[gr.Request], None]:
-    def forget(request: gr.Request) -> None:
-        workspaces.close(str(request.session_hash))
-
-    return forget
-
-
-def _wire(
-    parts: Parts,
-    workspaces: Workspaces,
-    uploads: Uploads,
-    actions: PageActions,
-    suggestions: list[str],
-    examples: Sequence[Path],
-) -> None:
+def _wire(parts: Parts, handlers: EventHandlers, suggestions: list[str], examples: Sequence[Path]) -> None:
+    actions, once, chosen, streamed = handlers.actions, handlers.once, handlers.chosen, handlers.streamed
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     shown_on_film: dict[str, Any] = {**quiet, "show_progress": "minimal", "show_progress_on": parts.film}
     quick: dict[str, Any] = {**quiet, "queue": False, "outputs": parts.outputs}
     slow: dict[str, Any] = {**quiet, "outputs": parts.outputs, "trigger_mode": "once"}
 
-    def workspace_of(request: gr.Request) -> Workspace:
-        return workspaces.of(str(request.session_hash), str(request.username))
-
-    def once(action: Callable[..., Screen | None]) -> Callable[..., dict[Any, Any]]:
-        def handle(request: gr.Request, *values: Any) -> dict[Any, Any]:
-            return parts.updates(_or_message(lambda: action(workspace_of(request), *values)))
-
-        return handle
-
-    def streamed(action: Callable[..., Iterator[Screen]]) -> Callable[..., Iterator[dict[Any, Any]]]:
-        def handle(request: gr.Request, *values: Any) -> Iterator[dict[Any, Any]]:
-            try:
-                workspace = workspace_of(request)
-            except XrayGPTError as error:
-                yield parts.updates(_message(error))
-            else:
-                yield from (parts.updates(screen) for screen in action(workspace, *values))
-
-        return handle
-
-    def chosen(action: Callable[..., Screen]) -> Callable[..., dict[Any, Any]]:
-        def handle(request: gr.Request, event: gr.EventData, *values: Any) -> dict[Any, Any]:
-            return parts.updates(_or_message(lambda: action(workspace_of(request), event, *values)))
-
-        return handle
-
-    def open_upload(request: gr.Request, event: gr.EventData) -> dict[Any, Any]:
-        def claim() -> Screen:
-            film, name = uploads.claim(request.state.session, int(event.upload))
-            return actions.open_upload(workspace_of(request), film, name)
-
-        return parts.updates(_or_message(claim))
-
-    parts.film.upload(open_upload, None, **shown_on_film, outputs=parts.outputs)
+    parts.film.upload(handlers.open_upload, None, **shown_on_film, outputs=parts.outputs)
     if parts.examples is not None:
-        parts.examples.choose(chosen(lambda tab, event: actions.open_example(tab, examples[int(event.number)])), None, **quick)
-    parts.alerts.fix(chosen(lambda tab, event: actions.correct(tab, bool(event.invert), int(event.rotate))), None, **quick)
+        parts.examples.choose(chosen(lambda tab, event: actions.open_example(tab, choice(event, examples))), None, **quick)
+    correct = chosen(lambda tab, event: actions.correct(tab, bool(said(event, "invert")), integer(event, "rotate")))
+    parts.alerts.fix(correct, None, **quick)
 
     parts.chats.input(once(actions.show), [parts.chats], **quick)
     parts.start.click(once(actions.start), None, **quick)
     parts.clear.click(once(actions.clear), None, **quick)
     parts.stop.click(once(actions.stop), None, **quick)
     parts.edit.click(once(lambda tab: actions.edit(tab, suggestions[0] if suggestions else "")), None, **quick)
-    parts.suggestions.choose(chosen(lambda tab, event: {"question": suggestions[int(event.number)]}), None, **quick)
+    parts.suggestions.choose(chosen(lambda tab, event: {"question": choice(event, suggestions)}), None, **quick)
 
     ask = streamed(lambda tab, question, *controls: actions.ask(tab, question, decoding_settings(*controls)))
     for trigger in (parts.ask.click, parts.question.submit):
@@ -388,27 +344,11 @@ def _wire(
     report = streamed(lambda tab, *controls: actions.write(tab, "", decoding_settings(*controls)))
     parts.report.click(report, parts.settings, **slow)
     parts.retry.click(streamed(lambda tab, *controls: actions.retry(tab, decoding_settings(*controls))), parts.settings, **slow)
-    keep = chosen(lambda tab, event: actions.choose(tab, int(event.turn), int(event.sentence), bool(event.chosen)))
+    keep = chosen(
+        lambda tab, event: actions.choose(tab, integer(event, "turn"), integer(event, "sentence"), bool(getattr(event, "chosen", False)))
+    )
     parts.conversation.choose(keep, None, **quick)
     for event, at_once in ((parts.film.look, False), (parts.film.glance, True)):
-        event(chosen(_looking(actions, at_once)), None, **quiet, outputs=[parts.film, parts.alerts], trigger_mode="multiple")
-    save = chosen(lambda tab, event, *controls: actions.save(tab, str(event.kind), decoding_settings(*controls)))
+        event(handlers.look(at_once=at_once), None, **quiet, outputs=[parts.film, parts.alerts], trigger_mode="multiple")
+    save = chosen(lambda tab, event, *controls: actions.save(tab, str(said(event, "kind")), decoding_settings(*controls)))
     parts.saved.save(save, parts.settings, **quick)
-
-
-def _or_message(action: Callable[[], Screen | None]) -> Screen:
-    try:
-        return action() or {}
-    except XrayGPTError as error:
-        return _message(error)
-
-
-def _message(error: XrayGPTError) -> Screen:
-    return {"alerts": concerns_html(None, str(error))}
-
-
-def _looking(actions: PageActions, at_once: bool) -> Callable[[Workspace, Any], Screen]:
-    def look(workspace: Workspace, event: Any) -> Screen:
-        return actions.look_at(workspace, int(event.turn), asked=int(event.asked), at_once=at_once)
-
-    return look

@@ -18,7 +18,7 @@ from xraygpt.conversation.prompts import IMAGE_BLOCK
 from xraygpt.processors import open_image
 from xraygpt.serving.page_uploads import MAX_PIXELS
 from xraygpt.serving.session import Answer, ChatSession
-from xraygpt.serving.web_export import export
+from xraygpt.serving.web_export import EXPORTS, export
 from xraygpt.serving.web_queue import BusyError, PageQueue, Place
 from xraygpt.serving.web_view import concerns_html, conversation_html, film_uri, findings_html, heat_uri
 from xraygpt.serving.web_workspace import FilmChat, Workspace
@@ -268,6 +268,6 @@ class PageActions:
     def save(self, workspace: Workspace, kind: str, settings: Mapping[str, Any]) -> Screen:
         """The conversation as a file for the browser to save; see `web_export.EXPORTS`."""
         chat = workspace.current
-        if chat is None or not chat.session.turns:
+        if chat is None or not chat.session.turns or kind not in EXPORTS:
             return {"alerts": concerns_html(chat, "There is nothing to save yet.")}
         return {"saved": export(chat, settings, kind)}
