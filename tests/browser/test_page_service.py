@@ -3,8 +3,6 @@
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -66,8 +64,7 @@ def test_the_page_beside_the_api_asks_for_a_login_and_a_server_told_to_stop_fini
     queue, token = PageQueue(), "a-token-of-a-good-length"
     app = FastAPI()
     mount_page(app, build_page(made_pipeline(), new_session=lambda: MadeSession(0.15), look=made_look, queue=queue), [token])
-    service: Any = SimpleNamespace(is_stopping=False, num_inside=0)
-    server = ApiServer(app, service, host="127.0.0.1", port=0, page_queue=queue)
+    server = ApiServer(app, host="127.0.0.1", port=0, page_queue=queue)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -80,7 +77,6 @@ def test_the_page_beside_the_api_asks_for_a_login_and_a_server_told_to_stop_fini
         server.should_exit = True  # what SIGTERM does
         tab.wait_for_selector(SENTENCE)
         assert said(tab) == SENTENCES
-        assert service.is_stopping
     finally:
         server.should_exit = True
         thread.join(timeout=20)

@@ -24,6 +24,8 @@ from xraygpt.serving.api_prompt import QuestionReader
 from xraygpt.serving.api_server import ApiServer
 from xraygpt.serving.api_service import ApiService
 from xraygpt.serving.api_writer import BatchWriter
+from xraygpt.serving.failed_logins import FailedLogins
+from xraygpt.serving.http_limits import HttpLimits
 from xraygpt.serving.pipeline import ReportPipeline
 
 CHAT = "/v1/chat/completions"
@@ -152,6 +154,7 @@ class MarkModel:
 class RunningServer(ApiServer):
     """A server that knows what it serves, and where."""
 
+    service: ApiService
     pipeline: ReportPipeline
     port: int
 
@@ -168,6 +171,8 @@ def api_server(
     tokens: Sequence[str] = (),
     image_size: int = 0,
     any_host: bool = False,
+    http_limits: HttpLimits | None = None,
+    failed_logins: FailedLogins | None = None,
     **limits: Any,
 ) -> Iterator[RunningServer]:
     """Serve a model on a free port until the block ends; without an image size it sees the mean of each image."""
@@ -177,7 +182,8 @@ def api_server(
     bounds = ApiLimits(**{"max_seconds": 20, **limits})
     write = BatchWriter(pipeline, threading.Lock()).write
     service = ApiService(QuestionReader(pipeline, limits=bounds), write, model_name="marks", limits=bounds, tokens=tokens)
-    server = RunningServer(build_app(service, any_host=any_host), service, host="127.0.0.1", port=0)
+    app = build_app(service, any_host=any_host)
+    server = RunningServer(app, service, host="127.0.0.1", port=0, http_limits=http_limits, failed_logins=failed_logins)
     server.pipeline = pipeline
     thread = threading.Thread(target=server.run)
     thread.start()
