@@ -3,8 +3,6 @@
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -65,8 +63,7 @@ def test_a_page_that_ends_finishes_the_answer_that_it_writes(serve: Serve, open_
 def test_the_page_beside_the_api_asks_for_a_login_and_a_server_told_to_stop_finishes_its_answer(open_tab: OpenTab, film: Path) -> None:
     queue, token = PageQueue(), "a-token-of-a-good-length"
     page = build_page(made_pipeline(), new_session=lambda: MadeSession(0.15), look=made_look, queue=queue, with_logout=True)
-    service: Any = SimpleNamespace(is_stopping=False, num_inside=0)
-    server = ApiServer(build_app(page=page, login=token_login([token])), service, page_queue=queue)
+    server = ApiServer(build_app(page=page, login=token_login([token])), page_queue=queue)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -79,7 +76,6 @@ def test_the_page_beside_the_api_asks_for_a_login_and_a_server_told_to_stop_fini
         server.should_exit = True  # what SIGTERM does
         tab.wait_for_selector(SENTENCE)
         assert said(tab) == SENTENCES
-        assert service.is_stopping
     finally:
         server.should_exit = True
         thread.join(timeout=20)

@@ -23,7 +23,9 @@ from xraygpt.serving.api_prompt import QuestionReader
 from xraygpt.serving.api_server import ApiServer
 from xraygpt.serving.api_service import ApiService
 from xraygpt.serving.api_writer import BatchWriter
+from xraygpt.serving.failed_logins import FailedLogins
 from xraygpt.serving.http_app import build_app
+from xraygpt.serving.http_limits import HttpLimits
 from xraygpt.serving.pipeline import ReportPipeline
 
 CHAT = "/v1/chat/completions"
@@ -152,6 +154,7 @@ class MarkModel:
 class RunningServer(ApiServer):
     """A server that knows what it serves, and where."""
 
+    service: ApiService
     pipeline: ReportPipeline
     port: int
 
@@ -167,6 +170,8 @@ def api_server(
     settings: dict[str, Any] = SETTINGS,
     tokens: Sequence[str] = (),
     image_size: int = 0,
+    http_limits: HttpLimits | None = None,
+    failed_logins: FailedLogins | None = None,
     **limits: Any,
 ) -> Iterator[RunningServer]:
     """Serve a model on a free port until the block ends; without an image size it sees the mean of each image."""
@@ -176,7 +181,8 @@ def api_server(
     bounds = ApiLimits(**{"max_seconds": 20, **limits})
     write = BatchWriter(pipeline, threading.Lock()).write
     service = ApiService(QuestionReader(pipeline, limits=bounds), write, model_name="marks", limits=bounds, tokens=tokens)
-    server = RunningServer(build_app(service=service), service, host="127.0.0.1", port=0)
+    app = build_app(service=service)
+    server = RunningServer(app, service, host="127.0.0.1", port=0, http_limits=http_limits, failed_logins=failed_logins)
     server.pipeline = pipeline
     thread = threading.Thread(target=server.run)
     thread.start()

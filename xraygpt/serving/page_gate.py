@@ -189,12 +189,8 @@ def _replaying(body: bytes, receive: Receive) -> Receive:
 
 async def _read(request: Request, max_bytes: int) -> bytes | None:
     """The body; None if it is longer."""
-    body = b""
-    async for block in request.stream():
-        body += block
-        if len(body) > max_bytes:
-            return None
-    return body
+    body = await request.body()  # bounded by `http_limits`
+    return body if len(body) <= max_bytes else None
 
 
 def _checked_tab(name: Any) -> str:

@@ -23,7 +23,7 @@ class Session:
         login: whose it is; of a page without logins the session's own `id`.
         id: prefix of the names of this session's tabs, so that no other session can name them. It is no secret.
         last_used: `time.monotonic()` of its last request.
-        num_uploads: that are being received now.
+        num_uploads: that are being opened now.
         has_returned: whether its cookie has come back.
     """
 

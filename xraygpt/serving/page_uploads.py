@@ -1,7 +1,8 @@
 """Images on their way from a browser into a conversation.
 
 The browser sends the bytes of a file to one route and gets a number, by which the page's next event claims the image. The file itself
-is never written to disk, and no client can name a path: gradio's own upload field, which does both, is not used.
+is never written to disk, and no client can name a path: gradio's own upload field, which does both, is not used. How large a file may
+be, and how slowly it may come, is checked before (`http_limits`).
 """
 
 import asyncio
@@ -20,21 +21,17 @@ from starlette.responses import JSONResponse
 
 from xraygpt.common.errors import DataError
 from xraygpt.processors import open_image
+from xraygpt.serving.body_memory import BodyMemory
+from xraygpt.serving.http_limits import MAX_UPLOAD_BYTES
 from xraygpt.serving.page_sessions import Session
-
-MAX_BYTES = 64 * 2**20
-"""Of an uploaded file. An uncompressed 16-bit radiograph of 20 million pixels has 40 million."""
 
 MAX_PIXELS = 40_000_000
 """Of an image. The largest radiographs have about 20 million."""
 
 MAX_UPLOADS = 8
-"""Received or waiting to be claimed at a time, of all sessions together."""
+"""Being opened or waiting to be claimed at a time, of all sessions together."""
 
 MAX_UPLOADS_OF_SESSION = 2
-
-RECEIVE_SECONDS = 120.0
-"""For a file to arrive: 64 MiB at 5 Mbit/s."""
 
 OPEN_SECONDS = 60.0
 """For an image to be decoded; the largest take about 5."""
@@ -73,7 +70,8 @@ class Uploads:
     def __init__(self) -> None:
         self._waiting: dict[int, _Upload] = {}
         self._numbers = itertools.count(1)
-        self._num_receiving = 0
+        self._num_opening = 0
+        self._memory = BodyMemory(num_bodies=MAX_UPLOADS, max_body_bytes=MAX_UPLOAD_BYTES)
         self._decoding = CapacityLimiter(2)
 
     async def receive(self, request: Request, session: Session) -> JSONResponse:
@@ -83,13 +81,17 @@ class Uploads:
             `{"upload": number}`, or `{"error": message}`, with a status of 4xx or 503 if a limit was reached.
         """
         try:
-            with self._place(session):
-                content = await asyncio.wait_for(_receive(request), RECEIVE_SECONDS)
-                image = await self._open(content)
+            with self._memory.share() as share:
+                content = bytearray()
+                async for block in request.stream():
+                    await share.grow(len(block))
+                    content += block
+                with self._place(session):
+                    image = await self._open(bytes(content))
                 number = next(self._numbers)
                 self._waiting[number] = _Upload(session, image, _file_name(request), time.monotonic())
         except asyncio.TimeoutError:
-            return _refusal(UploadError(408, "The file did not arrive in time, or took too long to open. Try a smaller one."))
+            return _refusal(UploadError(503, "The file took too long to open. Try again, or a smaller one."))
         except UploadError as error:
             return _refusal(error)
         return JSONResponse({"upload": number})
@@ -119,15 +121,15 @@ class Uploads:
         own = [upload for upload in list(self._waiting.values()) if upload.session is session]
         if session.num_uploads + len(own) >= MAX_UPLOADS_OF_SESSION:
             raise UploadError(429, "Another file is still being opened. Wait until it is there, then choose this one again.")
-        if self._num_receiving + len(self._waiting) >= MAX_UPLOADS:
+        if self._num_opening + len(self._waiting) >= MAX_UPLOADS:
             raise UploadError(503, "The server is busy with other files. Try again in a minute.")
         session.num_uploads += 1
-        self._num_receiving += 1
+        self._num_opening += 1
         try:
             yield
         finally:
             session.num_uploads -= 1
-            self._num_receiving -= 1
+            self._num_opening -= 1
 
     async def _open(self, content: bytes) -> Image.Image:
         stream = BytesIO(content)
@@ -141,21 +143,6 @@ class Uploads:
             return await asyncio.wait_for(decoding, OPEN_SECONDS)
         except DataError as error:  # an ordinary answer to the reader; browsers log other statuses as faults of the page
             raise UploadError(200, str(error)) from None
-
-
-async def _receive(request: Request) -> bytes:
-    body, length = bytearray(), 0
-    async for block in request.stream():
-        length += len(block)
-        if length > 2 * MAX_BYTES:
-            break
-        if length <= MAX_BYTES:
-            body += block
-        else:  # read on without keeping it: a browser that is still sending would not see the refusal
-            body.clear()
-    if length > MAX_BYTES:
-        raise UploadError(413, f"The file has more than {MAX_BYTES // 2**20} MiB, which no radiograph needs.")
-    return bytes(body)
 
 
 def _file_name(request: Request) -> str:

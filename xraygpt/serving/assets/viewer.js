@@ -123,7 +123,7 @@ async function send(file) {
   }
   if (number !== numSent) return; // another file was chosen meanwhile
   stage.removeAttribute("aria-busy");
-  if (answer.upload) trigger("upload", { upload: answer.upload }); else refuse(answer.error);
+  if (answer.upload) trigger("upload", { upload: answer.upload }); else refuse(answer.error.message || answer.error);
 }
 
 picker.addEventListener("change", () => { send(picker.files[0]); picker.value = ""; });
