@@ -87,7 +87,7 @@ class Uploads:
                     await share.grow(len(block))
                     content += block
                 with self._place(session):
-                    image = await self._open(bytes(content))
+                    image = await self._open(content)
                 number = next(self._numbers)
                 self._waiting[number] = _Upload(session, image, _file_name(request), time.monotonic())
         except asyncio.TimeoutError:
@@ -131,7 +131,7 @@ class Uploads:
             session.num_uploads -= 1
             self._num_opening -= 1
 
-    async def _open(self, content: bytes) -> Image.Image:
+    async def _open(self, content: bytearray) -> Image.Image:
         stream = BytesIO(content)
         stream.name = "The file"  # what errors and the log call it: its own name may be that of a patient
 
