@@ -15,6 +15,7 @@ import numpy as np
 import openai
 import torch
 from PIL import Image
+from starlette.types import ASGIApp
 
 from xraygpt.models.generation import GeneratedText
 from xraygpt.processors import Blip2ImageEvalProcessor, check_image
@@ -184,16 +185,32 @@ def api_server(
     app = build_app(service=service)
     server = RunningServer(app, service, host="127.0.0.1", port=0, http_limits=http_limits, failed_logins=failed_logins)
     server.pipeline = pipeline
+    with _running(server):
+        try:
+            yield server
+        finally:
+            if isinstance(model, MarkModel):
+                model.go_on.set()
+
+
+@contextmanager
+def page_server(app: ASGIApp, **options: Any) -> Iterator[RunningServer]:
+    """Serve an application without an API, as a page alone, on a free port until the block ends."""
+    server = RunningServer(app, host="127.0.0.1", port=0, **options)
+    with _running(server):
+        yield server
+
+
+@contextmanager
+def _running(server: RunningServer) -> Iterator[None]:
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
         time.sleep(0.01)
     server.port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield server
+        yield
     finally:
-        if isinstance(model, MarkModel):
-            model.go_on.set()
         server.should_exit = True
         thread.join()
 

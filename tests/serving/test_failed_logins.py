@@ -5,11 +5,16 @@ import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import parse_qs
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
-from tests.serving.made_api import CHAT, MarkModel, RunningServer, api_server, body
+from tests.serving.made_api import CHAT, MarkModel, RunningServer, api_server, body, page_server
 from xraygpt.serving.failed_logins import FailedLogins, TooManyFailures, client_network
 
 TOKEN = "the-right-token-of-a-good-length"
@@ -58,6 +63,23 @@ def test_wrong_tokens_are_answered_later_and_the_right_one_at_once(
     metrics = ask(server, TOKEN, "/metrics").text
     assert 'xraygpt_refused_total{reason="failed_login"} 5.0' in metrics
     assert 'xraygpt_refused_total{reason="failed_login_busy"} 1.0' in metrics
+
+
+def test_a_form_with_a_wrong_password_counts_too(caplog: pytest.LogCaptureFixture) -> None:
+    async def login(request: Request) -> Response:
+        password = parse_qs((await request.body()).decode())["password"]
+        return Response(status_code=200 if password == [TOKEN] else 400)
+
+    app = Starlette(routes=[Route("/login", login, methods=["POST"])])
+    with caplog.at_level(logging.INFO), page_server(app, failed_logins=FailedLogins(num_free=1, first_seconds=0.5)) as server:
+        seconds = []
+        for password in (GUESS, GUESS, TOKEN):
+            start = time.monotonic()
+            httpx.post(f"{server.url}/login", data={"username": "a reader", "password": password})
+            seconds.append(time.monotonic() - start)
+    assert seconds[1] >= 0.5 > max(seconds[0], seconds[2])
+    assert "Wrong token or password from 127.0.0.1, number 2." in caplog.messages
+    assert not any(word in caplog.text for word in (GUESS, TOKEN, "reader"))
 
 
 def test_a_request_without_a_token_is_no_guess(server: RunningServer, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,12 +1,13 @@
 """What clients can cost a running server without a login: connections, heads, bodies, answers that nobody reads."""
 
+import json
 import logging
+import re
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -16,10 +17,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from tests.serving.made_api import CHAT, MarkModel, RunningServer, api_server, post
+from tests.serving.made_api import CHAT, MarkModel, RunningServer, api_server, body, film, page_server, post, user
 from xraygpt.serving.http_limits import HttpLimits
 
 HEAD = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n".encode()
+
+
+SHORT = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+OK, DONE = b'"status":"ok"', b'chat.completion"'
 
 
 @pytest.fixture
@@ -130,9 +135,18 @@ def test_a_head_with_too_many_fields_or_bytes_is_refused(model: MarkModel, clien
         assert httpx.get(f"{server.url}/healthz", headers=fields).status_code == 431
         long = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 50_000 + b"\r\n\r\n"
         assert rest(*clients(server, 1, long)).startswith(b"HTTP/1.1 400")
-        ahead = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" + long  # a second request behind the first
-        assert rest(*clients(server, 1, ahead)).count(b"HTTP/1.1 200") <= 1
-        assert num_refused(server, "large_head") == 2
+        ahead = rest(*clients(server, 1, SHORT + SHORT + long))  # sent before the answers to the first two
+        assert (ahead.count(b"HTTP/1.1 200"), ahead.count(b"HTTP/1.1 400")) == (2, 1)
+        assert num_refused(server, "large_head") == 1
+
+
+def test_requests_that_are_sent_ahead_are_answered_in_order(model: MarkModel, clients: Clients) -> None:
+    content = json.dumps(body(user("What? " + "x" * 30_000, film(1)))).encode()
+    with api_server(model) as server:
+        chat = HEAD.replace(b"1000", b"%d" % len(content)) + content
+        last = SHORT.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        answers = rest(*clients(server, 1, SHORT + chat + SHORT + chat + last))
+    assert re.findall(rb'"status": ?"ok"|chat.completion"', answers) == [OK, DONE, OK, DONE, OK]
 
 
 def test_web_sockets_are_not_spoken(model: MarkModel) -> None:
@@ -215,25 +229,19 @@ async def _streamed(_: Request) -> Response:
     return StreamingResponse(BIG[:1_000_000] for _ in range(50))
 
 
-@contextmanager
-def page_server(limits: HttpLimits) -> Iterator[RunningServer]:
-    routes = [Route("/gradio_api/upload", _upload, methods=["POST"]), Route("/login", _upload, methods=["POST"])]
-    app = Starlette(routes=[*routes, Route("/whole", _whole), Route("/streamed", _streamed)])
-    server = RunningServer(app, host="127.0.0.1", port=0, http_limits=limits)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    wait_for(lambda: server.started)
-    server.port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        yield server
-    finally:
-        server.should_exit = True
-        thread.join()
+APP = Starlette(
+    routes=[
+        Route("/gradio_api/upload", _upload, methods=["POST"]),
+        Route("/login", _upload, methods=["POST"]),
+        Route("/whole", _whole),
+        Route("/streamed", _streamed),
+    ]
+)
 
 
 def test_uploads_of_a_page_are_bounded_and_other_forms_are_small() -> None:
     limits = HttpLimits(max_body_bytes=10_000, larger_bodies={"/gradio_api/upload": 100_000})
-    with page_server(limits) as server:
+    with page_server(APP, http_limits=limits) as server:
 
         def status(path: str, size: int) -> int:
             return httpx.post(server.url + path, files={"file": b"x" * size}).status_code
@@ -250,7 +258,7 @@ def test_uploads_of_a_page_are_bounded_and_other_forms_are_small() -> None:
 def test_a_slow_upload_is_refused_without_a_traceback(clients: Clients, caplog: pytest.LogCaptureFixture) -> None:
     fields = b"Host: localhost\r\nContent-Length: 9000\r\nContent-Type: multipart/form-data; boundary=b\r\n"
     head = b"POST /gradio_api/upload HTTP/1.1\r\n" + fields + b"\r\n--b"
-    with caplog.at_level(logging.INFO), page_server(HttpLimits(body_window_seconds=0.2)) as server:
+    with caplog.at_level(logging.INFO), page_server(APP, http_limits=HttpLimits(body_window_seconds=0.2)) as server:
         (slow,) = clients(server, 1, head)
         assert rest(slow).startswith(b"HTTP/1.1 408")
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
@@ -260,7 +268,7 @@ def test_a_slow_upload_is_refused_without_a_traceback(clients: Clients, caplog: 
 
 @pytest.mark.parametrize("path", ["/whole", "/streamed"])
 def test_an_answer_that_nobody_reads_does_not_hold_its_connection(clients: Clients, path: str) -> None:
-    with page_server(HttpLimits(write_seconds=0.3)) as server:
+    with page_server(APP, http_limits=HttpLimits(write_seconds=0.3)) as server:
         clients(server, 3, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         wait_for(lambda: server.server_state.total_requests or server.server_state.tasks)
         wait_for(lambda: not server.server_state.connections)

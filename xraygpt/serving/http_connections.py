@@ -56,6 +56,7 @@ class LimitedConnection(H11Protocol):
         self.refuse = config.refuse
         self.counts = True
         self.waiting_since = self.loop.time()
+        self._ahead = bytearray()
         self._unread_since: float | None = None
 
     # What uvicorn tells ------------------------------------------------------------------------------------------
@@ -74,26 +75,32 @@ class LimitedConnection(H11Protocol):
             self._say_busy()
 
     def data_received(self, data: bytes) -> None:
-        """Read on, in small blocks.
+        """Read on, in small blocks, and no further than the request that is being answered.
 
         h11 checks the size of a head only while it is incomplete: it takes one of any size that
         comes whole.
         """
+        self._ahead += data
+        self._read_ahead()
+
+    def _read_ahead(self) -> None:
         size = self.limits.max_head_bytes
-        for start in range(0, len(data), size):
-            if not self.counts or self.transport.is_closing():
+        while self._ahead and self.counts and not self.transport.is_closing():
+            if self.conn.their_state in (h11.DONE, h11.MIGHT_SWITCH_PROTOCOL):
+                self.flow.pause_reading()  # the next request has come before the answer to this one
                 return
             was_draining = self.is_waiting and self.conn.their_state is h11.SEND_BODY
-            super().data_received(data[start : start + size])
+            block = bytes(self._ahead[:size])
+            del self._ahead[:size]
+            super().data_received(block)
             if was_draining and self.conn.their_state is not h11.SEND_BODY:
                 self.waiting_since = self.loop.time()  # the rest of a refused body has come: now the next head
-            if self.conn.their_state is h11.DONE and len(self.conn.trailing_data[0]) > size:  # further requests, sent ahead
-                self.give_up("large_head")
 
     def on_response_complete(self) -> None:
-        """The next request is waited for."""
+        """The next request is waited for; it may have come already."""
         self.waiting_since = self.loop.time()
         super().on_response_complete()
+        self._read_ahead()
 
     def pause_writing(self) -> None:
         """The client does not read as fast as the server writes."""
