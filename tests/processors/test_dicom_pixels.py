@@ -26,7 +26,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from tests.processors.made_dicom import WHOLE_RANGE, changed, dicom, gdcm_compressed, grey, written
+from tests.processors.made_dicom import WHOLE_RANGE, changed, dicom, gdcm_compressed, grey, j2k_stream, written
 from xraygpt.common.errors import DataError
 from xraygpt.processors import dicom_pixels, open_image
 
@@ -104,7 +104,7 @@ def test_jpeg_baseline() -> None:
 )
 def test_a_missing_decoder_is_named(syntax: UID, bits: int, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Decoder, "available_plugins", property(lambda self: ()))
-    stream = with_frame(frame_header(bits=bits) if syntax != JPEG2000Lossless else j2k_header(bits=bits), TransferSyntaxUID=syntax)
+    stream = with_frame(frame_header(bits=bits) if syntax != JPEG2000Lossless else j2k_stream(bits=bits), TransferSyntaxUID=syntax)
     with pytest.raises(DataError, match=rf"the image stream: compressed as JPEG.*, for which no decoder is installed\. .*{advice}"):
         open_image(stream)
 
@@ -125,21 +125,16 @@ def with_frame(frame: bytes, **elements: Any) -> BytesIO:
 
 
 def frame_header(*, columns: int = 48, rows: int = 32, components: int = 1, bits: int = 12, marker: int = 0xC3) -> bytes:
-    """The beginning of a JPEG: a comment, a fill byte, the frame header."""
+    """The beginning of a JPEG: a comment, a fill byte, the frame header, the first scan's header."""
     comment = b"\xff\xfe\x00\x06ABCD\xff"
-    return b"\xff\xd8" + comment + struct.pack(">BBHBHHB", 0xFF, marker, 8 + 3 * components, bits, rows, columns, components) + bytes(3)
-
-
-def j2k_header(*, columns: int = 48, rows: int = 32, components: int = 1, bits: int = 12) -> bytes:
-    """The beginning of a JPEG 2000 code stream."""
-    sizes = struct.pack(">HIIIIIIII", 0, columns, rows, 0, 0, columns, rows, 0, 0)
-    return b"\xff\x4f\xff\x51\x00\x29" + sizes + struct.pack(">HBBB", components, bits - 1, 1, 1)
+    frame = struct.pack(">BBHBHHB", 0xFF, marker, 8 + 3 * components, bits, rows, columns, components) + bytes(3 * components)
+    return b"\xff\xd8" + comment + frame + b"\xff\xda\x00\x08" + bytes(6)
 
 
 @pytest.mark.parametrize(
     "lie", [{"columns": 60_000, "rows": 60_000}, {"rows": 31}, {"components": 3}, {"bits": 17}], ids=["huge", "size", "colour", "bits"]
 )
-@pytest.mark.parametrize(("header", "syntax"), [(frame_header, JPEGLosslessSV1), (j2k_header, JPEG2000Lossless)])
+@pytest.mark.parametrize(("header", "syntax"), [(frame_header, JPEGLosslessSV1), (j2k_stream, JPEG2000Lossless)])
 def test_a_code_stream_that_is_not_what_the_header_says_is_never_decoded(lie: dict, header: Any, syntax: UID) -> None:
     """A decoder would trust it: fill the memory, or end the process."""
     with pytest.raises(DataError, match=r"the compressed image is of .*; the DICOM header says 48 x 32 of 1 x 16 at most"):

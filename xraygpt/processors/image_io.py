@@ -32,7 +32,7 @@ from xraygpt.common.errors import DataError
 from xraygpt.common.limits import MAX_PIXELS
 from xraygpt.processors import dicom_io
 from xraygpt.processors.dicom_io import DicomOptions
-from xraygpt.processors.dicom_pixels import require_few_scans
+from xraygpt.processors.jpeg_streams import require_few_scans
 
 MAX_FILE_BYTES = 2**29
 """Checked before reading: more than `MAX_PIXELS` need uncompressed, at 16 bits and in colour."""
