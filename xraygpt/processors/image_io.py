@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from xraygpt.common.errors import DataError
 from xraygpt.common.limits import MAX_PIXELS
 from xraygpt.processors import dicom_io
 from xraygpt.processors.dicom_io import DicomOptions
-from xraygpt.processors.jpeg_streams import require_few_scans
+from xraygpt.processors.image_container import pixels_only
 
 MAX_FILE_BYTES = 2**29
 """Checked before reading: more than `MAX_PIXELS` need uncompressed, at 16 bits and in colour."""
@@ -120,6 +120,7 @@ def read_content(source: Path | str | BinaryIO, name: str) -> bytes:
 def _decode(content: bytes, name: str, min_side: int | None, max_pixels: int) -> Image.Image:
     """Decode PNG or JPEG bytes; the header's size is checked before any pixel is unpacked."""
     try:
+        content, orientation = pixels_only(content, name)
         image: Image.Image = Image.open(BytesIO(content), formats=("PNG", "JPEG"))
     except Image.UnidentifiedImageError as error:
         raise DataError(f"{name}: not a PNG, JPEG or DICOM file, or its header is damaged.") from error
@@ -129,11 +130,11 @@ def _decode(content: bytes, name: str, min_side: int | None, max_pixels: int) ->
         raise DataError(f"{name}: the image header is damaged ({error}).") from error
     if image.width * image.height > max_pixels:
         raise DataError(f"{name}: {image.width} x {image.height} pixels; at most {max_pixels} are decoded. Scale the image down.")
-    if image.format != "PNG":
-        require_few_scans(content, name)
     try:
         if min_side is not None:
             image = _scaled_down(image, min_side)
+        if orientation is not None:
+            image.getexif()[ExifTags.Base.Orientation] = orientation
         ImageOps.exif_transpose(image, in_place=True)
         upright = _to_grey_or_rgb(image, name)
     except _DECODING_ERRORS as error:

@@ -69,7 +69,7 @@ def read_jpeg(content: bytes, name: str) -> JpegStream:
         ValueError: it is damaged, or has several frames (hierarchical JPEG).
         DataError: it has more than `MAX_SCANS` scans.
     """
-    require_few_scans(content, name)
+    _require_few_scans(content, name)
     kept, application, header = [_START], [], None
     segments = _segments(content)
     for code, start, end in segments:
@@ -91,12 +91,8 @@ def read_jpeg(content: bytes, name: str) -> JpegStream:
     return JpegStream(header=header, content=b"".join(kept), application=application)
 
 
-def require_few_scans(content: bytes, name: str) -> None:
-    """Refuse a JPEG of more scans than `MAX_SCANS`; the marker cannot occur within their data.
-
-    Raises:
-        DataError: it has more.
-    """
+def _require_few_scans(content: bytes, name: str) -> None:
+    """Count the scans; their marker cannot occur within their data."""
     if (scans := content.count(bytes([0xFF, _SCAN]))) > MAX_SCANS:
         raise DataError(f"{name}: a JPEG of {scans} scans; at most {MAX_SCANS} are decoded. Save the image again.")
 
