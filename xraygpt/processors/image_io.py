@@ -19,8 +19,6 @@ A file that cannot be used is a `DataError` that names it and says why.
 
 import logging
 import stat
-import struct
-import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -29,7 +27,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from xraygpt.common.errors import DataError
-from xraygpt.common.limits import MAX_PIXELS
+from xraygpt.common.limits import DECODING_ERRORS, MAX_PIXELS
 from xraygpt.processors import dicom_io
 from xraygpt.processors.dicom_io import DicomOptions
 from xraygpt.processors.image_container import pixels_only
@@ -43,18 +41,6 @@ DETECTOR_BITS = (8, 10, 12, 14, 16)
 _FIRST_WINDOW = DicomOptions()
 _SIGNATURE_BYTES = 132  # a DICOM file says so at byte 128
 _GIT_LFS_POINTER = b"version https://git-lfs"
-_DECODING_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
 
 logging.getLogger("PIL").setLevel(logging.INFO)  # at DEBUG it writes the text of EXIF and PNG comments into the log
 
@@ -126,7 +112,7 @@ def _decode(content: bytes, name: str, min_side: int | None, max_pixels: int) ->
         raise DataError(f"{name}: not a PNG, JPEG or DICOM file, or its header is damaged.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{name}: {error}") from error
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise DataError(f"{name}: the image header is damaged ({error}).") from error
     if image.width * image.height > max_pixels:
         raise DataError(f"{name}: {image.width} x {image.height} pixels; at most {max_pixels} are decoded. Scale the image down.")
@@ -137,7 +123,7 @@ def _decode(content: bytes, name: str, min_side: int | None, max_pixels: int) ->
             image.getexif()[ExifTags.Base.Orientation] = orientation
         ImageOps.exif_transpose(image, in_place=True)
         upright = _to_grey_or_rgb(image, name)
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise DataError(f"{name}: the image is damaged or cut short ({error}).") from error
     upright.info = {}
     return upright.copy()  # a plain image, which does not know the file
