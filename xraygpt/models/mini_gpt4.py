@@ -253,7 +253,7 @@ class MiniGPT4(ReportWriter):
                 language model, unless `allow_other_llm`.
         """
         checkpoint = load_checkpoint(path, mmap=True)
-        state = model_state(checkpoint)
+        state = model_state(checkpoint, path)
         brings_llm = any(key.startswith("llama_model.") for key in state)
         stored = checkpoint.get("llm")
         if stored and not allow_other_llm:
