@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from xraygpt.common.checkpoint import PUBLISHED_BUFFERS, load_checkpoint, model_state, require_parameters
 from xraygpt.common.errors import CheckpointError, first_line
 from xraygpt.common.tensor_checks import kind_problem, require_none, value_problem
+from xraygpt.models.language_model import identity_differences
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +149,18 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -
     _check(wanted, renamed, path)
     model.load_state_dict({key: _like(wanted[key], value) for key, value in renamed.items()}, strict=False, assign=True)
     logger.info("Loaded %s from %s", ", ".join(sorted(parts)), path)
+
+
+def saved_identity_differences(stored: Any, own: dict[str, Any], path: str | Path, *, compare_embedding: bool) -> list[str]:
+    """`identity_differences` of an identity that stands in the file at `path`, which anyone may have written.
+
+    Raises:
+        CheckpointError: it is no identity.
+    """
+    try:
+        return identity_differences(stored, own, compare_embedding=compare_embedding)
+    except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise CheckpointError(f"{path} does not say which language model it belongs to, its 'llm' is damaged: {error!r:.200}") from error
 
 
 def _load_exactly(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
