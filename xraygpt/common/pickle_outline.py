@@ -225,6 +225,8 @@ def _call(function: Any, arguments: Any) -> Any:
             raise RefusedPickleError("has a parameter that is no tensor")
         _require_plain(arguments[1:])
         return arguments[0]
+    if len(arguments) < 4:
+        raise RefusedPickleError("has a tensor without a storage, or of no possible size")
     _require_plain(arguments[4:])
     return _tensor(*arguments[:4])
 
