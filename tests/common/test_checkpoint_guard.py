@@ -123,7 +123,7 @@ def test_an_archive_has_one_list_of_parts(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="two of its parts have the same name"):
         load_checkpoint(path)
     rewritten(path, lambda parts: [part for part in parts if not part[0].lower().endswith("data.pkl")])
-    with pytest.raises(CheckpointError, match="not a file of torch.save"):
+    with pytest.raises(CheckpointError, match=r"not a file of torch\.save"):
         load_checkpoint(path)
     path = saved(tmp_path / "c.pth", WEIGHTS)
     path.write_bytes(path.read_bytes() + b"more")

@@ -5,6 +5,7 @@ resume needs, which `xraygpt.runners.run_state` lists. `.safetensors` files are 
 """
 
 import logging
+import math
 import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch import nn
 from xraygpt.common.checkpoint_guard import check_values, check_weights_file, damaged
 from xraygpt.common.errors import CheckpointError
 from xraygpt.common.files import atomic_file
-from xraygpt.common.tensor_checks import form_problem, kind_problem, require_finite, require_none
+from xraygpt.common.tensor_checks import form_problem, kind_problem, require_none, value_problem
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +126,11 @@ def _keys(value: Any) -> str:
     return type(value).__name__ if is_empty else f"the keys {', '.join(f'{key!r:.40}' for key in list(value)[:8])}"
 
 
+def largest_of(parameter: torch.Tensor) -> float:
+    """The largest number that the parameter's type can hold."""
+    return torch.finfo(parameter.dtype).max if parameter.is_floating_point() else math.inf
+
+
 def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """Trainable parameters by name, sharing the model's memory. Frozen parts are not in a checkpoint: they come from their own files."""
     return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -163,5 +169,5 @@ def load_trainable_state(model: nn.Module, state: dict[str, torch.Tensor], path:
             "Resume with the configuration that the run started with (config.yaml beside the checkpoint)."
         )
     require_none(((name, kind_problem(state[name], parameter)) for name, parameter in expected.items()), path)
-    require_finite(state.items(), path)
+    require_none(((name, value_problem(state[name], largest=largest_of(parameter))) for name, parameter in expected.items()), path)
     model.load_state_dict(state, strict=False)

@@ -9,16 +9,14 @@ Do not write into a file whose weights are in use; replace it by another (as `mv
 """
 
 import logging
-import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from xraygpt.common.checkpoint import PUBLISHED_BUFFERS, load_checkpoint, model_state, require_parameters
+from xraygpt.common.checkpoint import PUBLISHED_BUFFERS, largest_of, load_checkpoint, model_state, require_parameters
 from xraygpt.common.errors import CheckpointError, first_line
 from xraygpt.common.tensor_checks import kind_problem, require_none, value_problem
 from xraygpt.models.language_model import identity_differences
@@ -185,13 +183,8 @@ def _check(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], path: str 
     if problems:
         more = f" (and {len(problems) - 8} more)" if len(problems) > 8 else ""
         raise CheckpointError(f"{path} does not fit this model: {'; '.join(problems[:8])}{more}.")
-    require_none(((key, value_problem(given[key], largest=_largest(wanted[key]))) for key in wanted), path)
+    require_none(((key, value_problem(given[key], largest=largest_of(wanted[key]))) for key in wanted), path)
 
 
 def _check_one(name: str, wanted: Tensor, given: Tensor, path: str | Path) -> None:
     _check({name: wanted}, {name: given}, path)
-
-
-def _largest(wanted: Tensor) -> float:
-    """The largest number that a parameter's type can hold."""
-    return torch.finfo(wanted.dtype).max if wanted.is_floating_point() else math.inf
