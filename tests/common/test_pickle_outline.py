@@ -80,7 +80,9 @@ def counted(value: object) -> bytes:
         (b"ctorch\nSize\n(K\x01K\x02t\x85R", "Size.*could run code"),
         (b"ctorch\nTensor\n)\x81", "Tensor.*could run code"),
         (b"cos\nmkdir\n", "mkdir.*could run code"),
-        (b"ccollections\nOrderedDict\n]\x85R", "as a copy"),
+        (b"ccollections\nOrderedDict\n]K\x01a\x85R", "in a way that torch.save does not"),
+        (b"ccollections\nOrderedDict\n}\x85R", "in a way that torch.save does not"),
+        (b"ccollections\nOrderedDict\nK\x05R", "in a way that torch.save does not"),
         (b"ccollections\nOrderedDict\n)R}" + string("items") + b"K\x01sb", "attributes of an object"),
         (b"}" + b"}b", "attributes of an object"),
         (b"}K\x01K\x02\x86K\x01s", "a key of type tuple"),
@@ -119,6 +121,18 @@ def test_views_of_a_storage_are_no_repetition() -> None:
     assert isinstance(followed(tensor("0302", "0103")), TensorOutline)
     assert isinstance(followed(tensor("00", "01")), TensorOutline)
     assert isinstance(followed(tensor("02", "02", offset=3)), TensorOutline)
+
+
+def test_a_dictionary_of_python_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pairs are copied by each call, however often a file refers to them."""
+    pairs = b"](]" + string("a") + b"aK\x01a]" + string("b") + b"aK\x02ae"
+    assert followed(b"ccollections\nOrderedDict\n" + pairs + b"\x85R") == {"a": 1, "b": 2}
+    again = b"ccollections\nOrderedDict\nh\x00\x85Ra"
+    whole = b"]" + pairs + b"q\x00a" + again * 5
+    assert len(followed(whole)) == 6
+    monkeypatch.setattr(pickle_outline, "MAX_COPIED", 9)
+    with pytest.raises(RefusedPickleError, match="in a way that torch"):
+        followed(whole)
 
 
 @pytest.mark.parametrize("damaged", [b"", b"\x80\x02.", b"\x80\x02K", b"\x80\x02h\x05.", b"\x80\x02t.", b"\x80\x02}K\x01s.", b"\xff\xff"])

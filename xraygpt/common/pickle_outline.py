@@ -14,6 +14,8 @@ MAX_PICKLE_BYTES = 32 << 20
 """Of the instructions, without the tensors' numbers. A language model of 7 billion parameters has 50 kB of them."""
 MAX_INSTRUCTIONS = 2_000_000
 """Each can cost some 200 bytes. A tensor takes about 30, the random state of one rank about 1,300."""
+MAX_COPIED = 2_000_000
+"""Pairs in dictionaries as Python 2 wrote them, counted in each."""
 MAX_DIMENSIONS = 16
 
 _ITEM_BYTES = {
@@ -109,6 +111,7 @@ class _Machine:
         self.outer: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}
+        self.num_copied = 0
 
     def step(self, name: str, argument: Any) -> None:
         """Carry out one instruction."""
@@ -151,7 +154,10 @@ class _Machine:
             self.stack.append(self._storage(self.stack.pop()))
         elif name == "REDUCE":
             arguments, function = self.stack.pop(), self.stack.pop()
-            self.stack.append(_call(function, arguments))
+            if function == "collections OrderedDict" and isinstance(function, _Function):
+                self._ordered(arguments)
+            else:
+                self.stack.append(_call(function, arguments))
         elif name == "BUILD":
             state = self.stack.pop()
             if type(self.stack[-1]) is not _OrderedDict or not isinstance(state, dict) or state.keys() - {"_metadata"}:
@@ -172,6 +178,15 @@ class _Machine:
         if not isinstance(self.stack[-1], kind):
             raise RefusedPickleError(f"puts values into a {type(self.stack[-1]).__name__} that is no {kind.__name__}")
         return self.stack[-1]
+
+    def _ordered(self, arguments: Any) -> None:
+        """An empty dictionary, or, as Python 2 wrote it, one of [name, value] pairs. Those are copied, and so each copy is counted."""
+        pairs: Any = arguments[0] if isinstance(arguments, tuple) and len(arguments) == 1 else [] if arguments == () else None
+        self.num_copied += len(pairs) if isinstance(pairs, list) else MAX_COPIED + 1
+        if self.num_copied > MAX_COPIED or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            raise RefusedPickleError("builds dictionaries in a way that torch.save does not")
+        self.stack.append(_OrderedDict())
+        self._set([each for pair in pairs for each in pair])
 
     def _set(self, items: list[Any]) -> None:
         target = self._top(dict)
@@ -216,10 +231,6 @@ def _call(function: Any, arguments: Any) -> Any:
     """
     if not isinstance(function, _Function) or function not in _FUNCTIONS or not isinstance(arguments, tuple):
         raise RefusedPickleError("calls something that builds no tensor")
-    if function == "collections OrderedDict":
-        if arguments:
-            raise RefusedPickleError("builds a dictionary as a copy, as torch.save does not")
-        return _OrderedDict()
     if function == "torch._utils _rebuild_parameter":
         if not arguments or not isinstance(arguments[0], TensorOutline):
             raise RefusedPickleError("has a parameter that is no tensor")
