@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from xraygpt.common.checkpoint_guard import check_weights_file
 from xraygpt.common.errors import CheckpointError
+from xraygpt.common.tensor_checks import require_finite
 from xraygpt.evaluation.metric import Array, Corpus, Metric, mean_formula, with_count
 from xraygpt.evaluation.model_scores.weights import ENCODER_WEIGHTS, VOCABULARIES, fingerprint, reading, require_files, require_package
 
@@ -74,7 +76,9 @@ def load_encoder(folder: Path, content: str) -> Encoder:
         if config.is_encoder_decoder:
             raise CheckpointError(f"{folder} holds a {config.model_type}, an encoder with a decoder. Expected an encoder such as BERT.")
         config.num_hidden_layers = scored_layer(folder, config.num_hidden_layers)
+        check_weights_file(require_files(folder, [ENCODER_WEIGHTS], source=SOURCE)[0])
         model, report = AutoModel.from_pretrained(folder, config=config, **local, output_loading_info=True)
+        require_finite(model.named_parameters(), folder)
         # A first word is a word like others. bert-score passes the option on to `encode`, where transformers 5 ignores it.
         prefix = {"add_prefix_space": True} if config.model_type in ("roberta", "gpt2") else {}
         tokenizer = AutoTokenizer.from_pretrained(folder, **local, **prefix)

@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from xraygpt.common.checkpoint_guard import check_weights_file
 from xraygpt.common.errors import CheckpointError
+from xraygpt.common.tensor_checks import require_finite
 from xraygpt.evaluation.metric import Array, Corpus, Metric, mean_formula, with_count
 from xraygpt.evaluation.model_scores.weights import VOCABULARIES, fingerprint, reading, require_files, require_package
 
@@ -89,8 +91,10 @@ def load_reader(folder: Path, content: str) -> Reader:
         raise CheckpointError(f"{folder / 'vocabulary'} holds no <variant>__ner_labels.txt of {', '.join(VARIANTS)}. {SOURCE}")
     _refuse_own_code(folder / ENCODER)
     with reading(folder), tempfile.TemporaryDirectory() as cache, removed_tokenizer_methods(), redirect_stdout(io.StringIO()):
+        check_weights_file(folder / "weights.th")
         _offline_copy(folder, Path(cache) / variant)
         model = package.RadGraph(model_type=variant, model_cache_dir=cache)
+        require_finite(model.named_parameters(), folder / "weights.th")
     return Reader(f"{variant}-{content}", model)
 
 
