@@ -6,7 +6,7 @@
     chat = model.chat("x.png")
     print(chat.ask("Is there an effusion?"))
 
-Nothing is fetched: the import switches the process to the offline mode of huggingface_hub and transformers.
+Nothing is fetched: the import sets the offline mode of huggingface_hub and transformers, and lets `import kernels` fail.
 
 For research only: nothing that this package produces is a medical device or medical advice.
 """

@@ -19,7 +19,9 @@ EVENTS = {"trigger_spans_per_word": 0.3, "argument_spans_per_word": 0.3, "loss_w
 
 
 def write_weights(folder: Path) -> Path:
-    """An unpacked archive of the package, its encoder beside it; weights.th is empty."""
+    """An unpacked archive of the package, its encoder beside it; weights.th holds no parameters."""
+    import torch
+
     (folder / "vocabulary").mkdir(parents=True)
     (folder / "encoder").mkdir()
     bert_config(write_tokenizer(folder / "encoder")).save_pretrained(folder / "encoder")
@@ -43,7 +45,7 @@ def write_weights(folder: Path) -> Path:
         "\nObservation::definitely present\nObservation::definitely absent\n"
     )
     (folder / "vocabulary" / "radgraph-xl__relation_labels.txt").write_text("modify\nlocated_at\n")
-    (folder / "weights.th").touch()
+    torch.save({}, folder / "weights.th")
     return folder
 
 

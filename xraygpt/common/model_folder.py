@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from xraygpt.common.errors import CheckpointError, first_line
+from xraygpt.common.errors import CheckpointError, XrayGPTError, first_line
 from xraygpt.common.files import write_json
 from xraygpt.common.offline import require_offline
 
@@ -97,15 +97,22 @@ _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors$")
 
 @contextmanager
 def library_errors(say: str) -> Iterator[None]:
-    """Whatever a library raises inside becomes a CheckpointError: `say`, a colon, and the first line of its message."""
+    """Whatever a library raises inside becomes a CheckpointError: `say`, a colon, and the beginning of its message."""
     try:
         yield
-    except CheckpointError:
+    except XrayGPTError:
         raise
     except BaseException as error:  # transformers raises nearly any type on odd files; tokenizers' panics are no Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise CheckpointError(f"{say}: {first_line(error)[:300]}") from error
+        raise CheckpointError(f"{say}: {_message(error)}") from error
+
+
+def _message(error: BaseException) -> str:
+    """One line; with the second where the first only announces it, as in "Validation error for field 'hidden_size':"."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = " ".join(lines[: 1 + lines[0].endswith(":")])
+    return text if len(text) <= 300 else f"{text[:300]}…"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -303,7 +310,7 @@ def _check_quantization(content: dict[str, Any], path: Path) -> None:
 # The tokenizer ----------------------------------------------------------------------------------------------------------------------
 
 
-def tokenizer_options(folder: Path) -> dict[str, None]:
+def tokenizer_options(folder: Path) -> dict[str, Any]:
     """Options for `from_pretrained`: every file that tokenizer_config.json names is None, so that those of the folder are taken.
 
     Raises:

@@ -32,7 +32,7 @@ def counted(limit: int, source: Path, allowed: str) -> Iterator[None]:
     Args:
         limit: of numbers in all parameters and buffers.
         source: the file that asks for them, for the message.
-        allowed: what the limit comes from, for the message.
+        allowed: where the limit comes from and what to do, for the message.
 
     Raises:
         CheckpointError: there are more numbers, or more than `MAX_MODULES` modules.
@@ -53,7 +53,7 @@ def counted(limit: int, source: Path, allowed: str) -> Iterator[None]:
         if tensor is not None and get_ident() == thread:
             numbers += tensor.numel()
         if numbers > limit:
-            raise CheckpointError(f"{source} is refused: it asks for a model of more than {limit:,} numbers, {allowed}.")
+            raise CheckpointError(f"{source} is refused: it asks for a model of more than {limit:,} numbers, {allowed}")
 
     registered = [
         hooks.register_module_module_registration_hook(count_module),

@@ -1,40 +1,39 @@
 """Nothing is fetched: libraries that could ask the Hugging Face Hub for a file, or for code that they then run, are told not to.
 
-The setting holds for the whole process and those that it starts, whatever the user's environment says.
+What is set here holds for the whole process and those that it starts, whatever the user's environment says.
 """
 
 import os
 import sys
-from importlib.util import find_spec
 from typing import Any, NoReturn
 
 from xraygpt.common.errors import ConfigError
 
-SETTINGS = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "USE_HUB_KERNELS": "0"}
-"""Documented settings of huggingface_hub and transformers. The last one: models do not ask the package `kernels` for compiled code."""
-
-_READS_KERNEL_SETTING = "transformers.integrations.hub_kernels"
-_kernels_may_load = False
+SETTINGS = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+"""Of huggingface_hub and transformers, which read them when they are imported."""
 
 
 def force_offline() -> None:
-    """Set `SETTINGS`, which the libraries read when they are imported. `require_offline` covers those that were imported before."""
-    global _kernels_may_load
-    if _READS_KERNEL_SETTING in sys.modules:
-        _kernels_may_load |= os.environ.get("USE_HUB_KERNELS", "YES").upper() in ("1", "ON", "YES", "TRUE")
+    """Set `SETTINGS`, and let `import kernels` fail. `require_offline` covers what was imported before.
+
+    The package kernels fetches compiled code from the Hub and runs it, when offline also from its cache. transformers and
+    bitsandbytes ask for it, and do without where it is missing. None in `sys.modules` is Python's way to say that a module
+    cannot be imported.
+    """
     os.environ.update(SETTINGS)
+    sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
 
 
 def require_offline() -> None:
-    """Called before a library reads a model's folder: make sure of it also where the library was imported before this package.
+    """Called before a library reads a model's folder: make sure of it also where a library was imported before this package.
 
     Raises:
-        ConfigError: transformers was imported first, and may load kernels.
+        ConfigError: the package kernels was imported first.
     """
-    if _kernels_may_load and find_spec("kernels") is not None:
+    if sys.modules.get("kernels") is not None:
         raise ConfigError(
-            "transformers was imported before xraygpt, and may fetch code through the package kernels, which is installed. "
-            "Import xraygpt first, or set USE_HUB_KERNELS=0 before Python starts."
+            "The package kernels was imported before xraygpt; transformers imports it. It fetches code and runs it, which is not "
+            "allowed beside xraygpt. Import xraygpt before transformers."
         )
     hub: Any = sys.modules.get("huggingface_hub")
     if hub is None or hub.is_offline_mode():

@@ -151,11 +151,12 @@ def _check_size(config: PreTrainedConfig, folder: Path, files: list[Path]) -> No
 
     source = folder.absolute() / CONFIG
     if files:
-        limit, allowed = numbers_in(files), f"more than the {len(files)} files of weights can hold. They may be git-LFS pointers"
+        limit = numbers_in(files)
+        allowed = "the most that its files of weights can hold. They may be git-LFS pointers or incomplete: compare their sizes."
     elif nn.Linear(1, 1).weight.is_meta:  # no storage is wanted, as when parameters are counted
-        limit, allowed = MAX_NUMBERS, "more than any model"
+        limit, allowed = MAX_NUMBERS, "the most that is counted."
     else:
-        limit, allowed = MAX_NEW_NUMBERS, "more than are given random weights"
+        limit, allowed = MAX_NEW_NUMBERS, "the most that may start from random weights. Give a folder with weights."
     with library_errors(f"{source} cannot be used"), counted(limit, source, allowed):
         AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False)
 
