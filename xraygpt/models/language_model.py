@@ -61,6 +61,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise CheckpointError(f"{folder} holds a {type(tokenizer).__name__} in place of a tokenizer.")
         _check_special_tokens(tokenizer, folder, getattr(options.get("config"), "vocab_size", None))
+        tokenizer("The heart is normal.")
     return tokenizer
 
 

@@ -57,7 +57,8 @@ def compute(corpus: Corpus, folder: Path) -> list[Metric]:
     package = require_package("bert_score", install=INSTALL)
     files = require_files(folder, ["config.json", ENCODER_WEIGHTS, VOCABULARIES], source=SOURCE)
     encoder = load_encoder(files[0].parent, fingerprint(files))
-    scores = pair_scores(corpus, encoder)
+    with reading(files[0].parent):
+        scores = pair_scores(corpus, encoder)
     setting = f"model:{encoder.name}|layer:{encoder.layer}|tokens:{encoder.max_tokens}|idf:none|rescale:none|refs:best"
     version = f"lib:bert-score-{package.__version__}+transformers-{importlib.metadata.version('transformers')}"
     return [

@@ -54,10 +54,10 @@ def compute(corpus: Corpus, folder: Path) -> list[Metric]:
     require_package("transformers", install=INSTALL)
     files = require_files(folder, [CHECKPOINT, "config.json", VOCABULARIES], source=SOURCE)
     labeller = load_labeller(files[0].parent, fingerprint(files))
-    predicted = labeller.classes(corpus.predictions)
     texts = [text for texts in corpus.references for text in texts]
     sample = np.repeat(np.arange(len(corpus.ids)), [len(texts) for texts in corpus.references])
-    stated = labeller.classes(texts)
+    with reading(files[0].parent):
+        predicted, stated = labeller.classes(corpus.predictions), labeller.classes(texts)
     metrics: list[Metric] = []
     for policy, positive in POSITIVE_CLASSES.items():
         reference = _join(np.isin(stated, positive), sample, len(corpus.ids))

@@ -63,10 +63,12 @@ def compute(corpus: Corpus, folder: Path) -> list[Metric]:
     needed = ["config.json", "weights.th", "vocabulary", f"{ENCODER}/config.json", [f"{ENCODER}/{name}" for name in VOCABULARIES]]
     config, weights, vocabulary, *encoder = require_files(folder, needed, source=SOURCE)
     reader = load_reader(config.parent, fingerprint([config, weights, *sorted(vocabulary.glob("*.txt")), *encoder]))
+    with reading(config.parent):
+        scores = reader.scores(corpus)
     setting = f"model:{reader.name}|refs:best|lib:radgraph-{importlib.metadata.version('radgraph')}"
     return [
         Metric(f"radgraph_{level}", f"radgraph_{level}|{setting}", f"RadGraph F1 {level}", "model", True, with_count(column), mean_formula)
-        for level, column in zip(LEVELS, reader.scores(corpus).T, strict=True)
+        for level, column in zip(LEVELS, scores.T, strict=True)
     ]
 
 

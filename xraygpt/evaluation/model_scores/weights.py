@@ -59,6 +59,6 @@ def check_tensors(path: Path) -> None:
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Around the code that loads weights: whatever a library raises there becomes a CheckpointError that names the folder."""
+    """Around the code that loads weights and uses them: whatever a library raises there becomes a CheckpointError that names the folder."""
     with library_errors(f"The weights in {folder} cannot be used"):
         yield
