@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from xraygpt.common.printable import printable_text
 from xraygpt.conversation import CONV_VISION
 from xraygpt.processors import Blip2ImageEvalProcessor, input_gate
 from xraygpt.serving import RESEARCH_NOTICE, ReportPipeline, TerminalChat, terminal
@@ -51,7 +52,7 @@ def test_answers_are_those_of_the_session(talk: Talk, pipeline: ReportPipeline, 
     for question in ("", "What?", "Sure?"):
         list(session.stream(question))
     shown = talk("/image {0}", "/report", "What?", "Sure?")
-    places = [shown.index(turn.answer.text) for turn in session.turns]
+    places = [shown.index(printable_text(turn.answer.text)) for turn in session.turns]
     assert places == sorted(places)
     assert len({turn.answer.text for turn in session.turns}) == 3
 
