@@ -102,11 +102,15 @@ def csv_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
     Text that a spreadsheet would compute gets an apostrophe in front, which `csv_text` takes away. Numbers stay numbers.
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell for cell in row] for row in rows)
-    return buffer.getvalue()
+    return "".join(
+        _csv_row([f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell for cell in row]) for row in (header, *rows)
+    )
+
+
+def _csv_row(cells: Sequence[Any]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\r\n").writerow(cells)  # which is also what a cell must not hold without quotes
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def csv_text(cell: str) -> str:
