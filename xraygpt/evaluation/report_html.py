@@ -19,7 +19,7 @@ from PIL import Image
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import write_text
 from xraygpt.common.limits import MAX_PIXELS
-from xraygpt.common.printable import template_text
+from xraygpt.common.printable import printable_line, template_text
 from xraygpt.evaluation.faithfulness import judge_report
 from xraygpt.evaluation.metric import Corpus
 from xraygpt.evaluation.scorecard import FindingRow, Score, Scorecard
@@ -107,7 +107,7 @@ def write_report_page(path: str | Path, *, card: Scorecard, cases: Sequence[Case
     environment.filters |= {"number": number, "position": _position, "baseline": baseline_label, "words": _words}
     names = baseline_names(card)
     page = environment.get_template("report.html.jinja").render(
-        title=title,
+        title=printable_line(title),
         notice=NOTICE,
         card=card,
         counts=_counts(card),
