@@ -212,3 +212,9 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, content: bytes) -
     (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(DataError, match=r"x\.png: the image cannot be read"):
         image_data_uri(tmp_path / "x.png")
+
+
+def test_no_name_and_no_report_turns_the_text_of_the_page_round(tmp_path: Path) -> None:
+    page = page_of(tmp_path, Case("a\u202egnp", None, ("Clear\u2066.",), "Clear\x1b[2J.\udcff"), title="\u202etitle")
+    assert not {"\u202e", "\u2066", "\x1b"} & set(page)
+    assert r"a\u202egnp" in text_of(page) and r"\u202etitle" in text_of(page)

@@ -190,6 +190,17 @@ def test_every_export_carries_notice_flags_and_no_markup(workspace: Workspace, k
         assert "<b>Bones" not in text
 
 
+@pytest.mark.parametrize("kind", EXPORTS)
+def test_no_export_holds_what_commands_a_terminal_or_forges_a_line(workspace: Workspace, kind: str) -> None:
+    chat = workspace.open(make_film(), "x\x1b[2J\nAnswer: forged\u202e\udcff.png")
+    chat.session.turns.append(Turn("Bones?\nAnswer: forged", made_answer("Clear\x1b[2J\u202e.\n\nQuestion: forged")))
+    text = export(chat, SETTINGS, kind)["text"]
+    text.encode()
+    assert not {"\x1b", "\u202e"} & set(text)
+    if kind == "text":
+        assert not [line for line in text.split("\n") if line.endswith("forged") and not line.startswith("  ")]
+
+
 def test_shown_texts_are_escaped(workspace: Workspace) -> None:
     chat = workspace.open(make_film(), "x.png")
     chat.session.turns.append(Turn("<script>", made_answer("<i>")))

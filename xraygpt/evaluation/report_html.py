@@ -19,6 +19,7 @@ from PIL import Image
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import write_text
 from xraygpt.common.limits import DECODING_ERRORS, MAX_PIXELS
+from xraygpt.common.printable import printable_line, template_text
 from xraygpt.evaluation.faithfulness import judge_report
 from xraygpt.evaluation.metric import Corpus
 from xraygpt.evaluation.scorecard import FindingRow, Score, Scorecard
@@ -96,12 +97,17 @@ def write_report_page(path: str | Path, *, card: Scorecard, cases: Sequence[Case
         DataError: an image cannot be read.
     """
     environment = Environment(
-        loader=PackageLoader("xraygpt.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("xraygpt.evaluation"),
+        autoescape=True,
+        finalize=template_text,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "position": _position, "baseline": baseline_label, "words": _words}
     names = baseline_names(card)
     page = environment.get_template("report.html.jinja").render(
-        title=title,
+        title=printable_line(title),
         notice=NOTICE,
         card=card,
         counts=_counts(card),
