@@ -218,3 +218,9 @@ def test_a_licence_that_nobody_has_read_is_an_error(stated: str, licence: str | 
             third_party.find_licence("thing", found)
     else:
         assert third_party.find_licence("thing", found) == licence
+
+
+def test_an_audit_that_could_not_ask_is_no_clean_audit() -> None:
+    planned = subprocess.run(["make", "-n", "audit"], cwd=ROOT, text=True, capture_output=True, check=True).stdout
+    assert "pip-audit --strict " in planned
+    assert all(f"--requirement {name}" in planned for name in ("constraints.txt", "constraints-install.txt"))
