@@ -6,6 +6,7 @@ that is there keeps its mode. A file that is written again is a new one, and pri
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
