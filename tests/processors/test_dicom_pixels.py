@@ -119,6 +119,13 @@ def test_a_film_of_video_is_refused() -> None:
         open_image(with_frame(b"\x00\x00\x01\xb3" * 4, TransferSyntaxUID=MPEG2MPML))
 
 
+def test_a_compressed_syntax_without_a_check_is_refused_though_pydicom_decodes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = compressed(FILM, JPEG2000Lossless)
+    monkeypatch.delitem(dicom_pixels.PLUGINS, dicom_pixels.JPEG_2000_LOSSLESS)
+    with pytest.raises(DataError, match=r"stored as JPEG 2000 .*, which is not read"):
+        open_image(stream)
+
+
 def with_frame(frame: bytes, **elements: Any) -> BytesIO:
     """A file of 48 x 32 pixels of 12 bits whose compressed frame is this."""
     return dicom(FILM, PixelData=encapsulate([frame]), **elements)

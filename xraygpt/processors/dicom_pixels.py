@@ -165,8 +165,10 @@ def _decoder(data: bytes, layout: PixelLayout, syntax: UID, name: str) -> tuple[
 
     try:
         decoder = get_decoder(syntax)
-    except NotImplementedError as error:
-        raise DataError(f"{name}: stored as {syntax.name}, which is not read. {_CONVERT_HINT}") from error
+    except NotImplementedError:
+        decoder = None
+    if decoder is None or (syntax.is_encapsulated and syntax not in PLUGINS):  # a later pydicom may read what is not checked here
+        raise DataError(f"{name}: stored as {syntax.name}, which is not read. {_CONVERT_HINT}")
     if syntax not in PLUGINS:
         return decoder, "", data
     plugins, hint = PLUGINS[syntax], _INSTALL_HINTS.get(PLUGINS[syntax][0])

@@ -36,7 +36,7 @@ def pixels_only(content: bytes, name: str) -> tuple[bytes, int | None]:
         The file, and its Exif orientation (1 to 8) where it has one.
 
     Raises:
-        ValueError, struct.error, zlib.error: it is damaged.
+        ValueError, struct.error: it is damaged.
         DataError: it is a JPEG of too many scans.
     """
     if content.startswith(_PNG_START):
@@ -51,7 +51,8 @@ def pixels_only(content: bytes, name: str) -> tuple[bytes, int | None]:
 
 
 def _png_pixels_only(content: bytes) -> tuple[bytes, int | None]:
-    kept, exif, texts, num_headers = [_PNG_START], b"", {}, 0
+    kept, exif, num_headers = [_PNG_START], b"", 0
+    texts: dict[bytes, tuple[bytes, bytes]] = {}
     for kind, start, end in _chunks(content):
         if kind in _PIXEL_CHUNKS:
             kept.append(content[start:end])
@@ -65,10 +66,7 @@ def _png_pixels_only(content: bytes) -> tuple[bytes, int | None]:
             texts[key] = (kind, text)
     if num_headers > 1:
         raise ValueError("a PNG of several headers")
-    if not exif and _RAW_EXIF_KEY in texts:  # as ImageMagick writes it: three lines, then hexadecimal digits
-        exif = bytes.fromhex("".join(_text(*texts[_RAW_EXIF_KEY]).decode("latin-1").split("\n")[3:]))
-    xmp = _text(*texts[_XMP_KEY]) if _XMP_KEY in texts else b""
-    return b"".join(kept), _exif_orientation(exif) or _xmp_orientation(xmp)
+    return b"".join(kept), _exif_orientation(exif) or _text_orientation(texts)
 
 
 def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -83,6 +81,18 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
             return
         position += 12 + length
     raise ValueError(f"a PNG of more than {MAX_CHUNKS} chunks")
+
+
+def _text_orientation(texts: dict[bytes, tuple[bytes, bytes]]) -> int | None:
+    """The orientation in the texts of a PNG; None where they do not say one, or are damaged."""
+    try:
+        if _RAW_EXIF_KEY in texts:  # as ImageMagick writes it: three lines, then hexadecimal digits
+            digits = "".join(_text(*texts[_RAW_EXIF_KEY]).decode("latin-1").split("\n")[3:])
+            if orientation := _exif_orientation(bytes.fromhex(digits)):
+                return orientation
+        return _xmp_orientation(_text(*texts[_XMP_KEY])) if _XMP_KEY in texts else None
+    except (ValueError, zlib.error):
+        return None
 
 
 def _text(kind: bytes, value: bytes) -> bytes:
