@@ -7,24 +7,21 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tests.serving.made_api import CHAT, MarkModel, RunningServer, api_server, body, film, page_server, post, user
-from tests.serving.made_session import MadeSession, made_look, made_pipeline
-from xraygpt.serving.api_page import mount_page
+from tests.serving.made_page import LOGIN, Reader, made_page
 from xraygpt.serving.failed_logins import FailedLogins
+from xraygpt.serving.http_app import build_app
 from xraygpt.serving.http_limits import HttpLimits
-from xraygpt.serving.web import build_page
-from xraygpt.serving.web_queue import PageQueue
 
 HEAD = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n".encode()
 
@@ -281,26 +278,22 @@ def test_an_answer_that_nobody_reads_does_not_hold_its_connection(clients: Clien
         wait_for(lambda: not server.server_state.tasks)
 
 
-def test_the_mounted_page_is_bounded_too(clients: Clients, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # set by the page; the next test sets its own
-    app, token = FastAPI(), "a-token-of-a-good-length"
-    mount_page(app, build_page(made_pipeline(), new_session=MadeSession, look=made_look, queue=PageQueue()), [token])
-    limits = HttpLimits(body_window_seconds=0.3, larger_bodies={"/gradio_api/upload": 100_000})
+def test_the_page_is_bounded_too(clients: Clients, caplog: pytest.LogCaptureFixture) -> None:
+    limits = HttpLimits(body_window_seconds=0.3, larger_bodies={"/upload": 100_000})
     logins = FailedLogins(num_free=0, first_seconds=0.3)
     with (
         caplog.at_level(logging.INFO),
-        page_server(app, http_limits=limits, failed_logins=logins) as server,
-        httpx.Client(base_url=server.url, timeout=5) as reader,
+        page_server(build_app(page=made_page(), login=LOGIN), http_limits=limits, failed_logins=logins) as server,
+        closing(Reader(server.url, "anna")) as reader,
     ):
-        assert reader.post("/login", data={"username": "xraygpt", "password": token}).status_code == 200
-        assert reader.post("/gradio_api/upload", files={"files": b"x" * 90_000}).status_code == 200
-        assert reader.post("/gradio_api/upload", files={"files": b"x" * 110_000}).status_code == 413
+        assert "not a PNG" in reader.upload(b"x" * 90_000).json()["error"]
+        assert reader.upload(b"x" * 110_000).status_code == 413
         session = "; ".join(f"{name}={value}" for name, value in reader.cookies.items())
-        fields = f"Host: localhost\r\nCookie: {session}\r\nContent-Length: 9000\r\nContent-Type: multipart/form-data; boundary=b\r\n"
-        (slow,) = clients(server, 1, f"POST /gradio_api/upload HTTP/1.1\r\n{fields}\r\n--b".encode())
+        fields = f"Host: localhost\r\nCookie: {session}\r\nContent-Length: 9000\r\n"
+        (slow,) = clients(server, 1, f"POST /upload HTTP/1.1\r\n{fields}\r\nx".encode())
         assert rest(slow).startswith(b"HTTP/1.1 408")
         start = time.monotonic()
-        assert reader.post("/login", data={"username": "xraygpt", "password": "a guess"}).status_code == 400
+        assert reader.post("/login", data={"username": "anna", "password": "a guess"}).status_code == 401
         assert time.monotonic() - start >= 0.3
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert "Wrong token or password from 127.0.0.1, number 1." in caplog.messages
