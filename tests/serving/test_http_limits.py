@@ -162,14 +162,14 @@ def test_web_sockets_are_not_spoken(model: MarkModel) -> None:
 
 
 def test_an_honest_request_is_served_beside_many_that_send_slowly(model: MarkModel, clients: Clients) -> None:
-    limits = HttpLimits(body_window_seconds=1.5)
+    limits = HttpLimits(body_window_seconds=3)
     with api_server(model, http_limits=limits, max_receiving=2, max_queue=4) as server:
         slow = clients(server, 60, HEAD + b"{")
         wait_for(lambda: len(server.server_state.tasks) == 60)
         start = time.monotonic()
         assert [post(server).status_code for _ in range(3)] == [200, 200, 200]
-        assert time.monotonic() - start < 1.4  # before any of the slow ones was given up
-        while time.monotonic() - start < 1.3:
+        assert num_refused(server, "slow_body") == 0
+        while time.monotonic() - start < 2:
             for connection in slow:
                 connection.sendall(b" ")
             time.sleep(0.2)
