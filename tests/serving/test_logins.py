@@ -11,17 +11,17 @@ TOKENS = ["a-token-of-a-good-length", "another-token-of-a-good-length"]
 
 
 def test_a_password_may_have_colons_and_a_file_several_users(tmp_path: Path) -> None:
-    (tmp_path / "auth").write_text("anna:a:b\n\n bela:c \n")
-    assert read_passwords(tmp_path / "auth") == {"anna": "a:b", "bela": "c"}
+    (tmp_path / "auth").write_text("anna:a:long:password\n\n bela:another password \n")
+    assert read_passwords(tmp_path / "auth") == {"anna": "a:long:password", "bela": "another password"}
 
 
 def test_the_environment_has_a_password_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XRAYGPT_AUTH", "anna:secret")
-    assert read_passwords(None) == {"anna": "secret"}
+    monkeypatch.setenv("XRAYGPT_AUTH", "anna:a-long-secret")
+    assert read_passwords(None) == {"anna": "a-long-secret"}
     assert read_passwords(None) == {}  # no other program is told
 
 
-@pytest.mark.parametrize("text", ["anna", ":secret", "anna:", "\n", "ok:fine\nsecret"])
+@pytest.mark.parametrize("text", ["anna", ":secret", "anna:", "\n", "ok:fine and long\nsecret"])
 def test_what_is_no_password_is_refused_without_a_word_of_it(tmp_path: Path, text: str) -> None:
     (tmp_path / "auth").write_text(text)
     with pytest.raises(DataError, match="USER:PASSWORD") as caught:
@@ -41,6 +41,16 @@ def test_a_file_that_others_can_read_is_named(tmp_path: Path, caplog: pytest.Log
     path.chmod(0o600)
     read_tokens(path)
     assert caplog.text == ""
+
+
+def test_short_passwords_and_tokens_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "auth").write_text("anna:a-long-secret\nbela:secret")
+    with pytest.raises(DataError, match="line 2 has fewer than 12 characters") as caught:
+        read_passwords(tmp_path / "auth")
+    assert "secret" not in str(caught.value).replace("secrets", "")
+    (tmp_path / "tokens").write_text("short")
+    with pytest.raises(DataError, match="at least 16 characters"):
+        read_tokens(tmp_path / "tokens")
 
 
 def test_checks() -> None:

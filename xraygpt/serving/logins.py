@@ -19,6 +19,9 @@ PAGE_USER = "xraygpt"
 
 MIN_TOKEN_LENGTH = 16
 
+MIN_PASSWORD_LENGTH = 12
+"""Right passwords are never delayed, so guessing must be hopeless by their length; see `FailedLogins`."""
+
 _ADVICE = "Make one with: python -c 'import secrets; print(secrets.token_urlsafe())'"
 
 
@@ -53,6 +56,8 @@ def read_passwords(path: Path | None) -> dict[str, str]:
         user, colon, password = line.partition(":")
         if not (user and colon and password):
             raise DataError(f"{where}: line {number} must be USER:PASSWORD.")
+        if len(password) < MIN_PASSWORD_LENGTH:
+            raise DataError(f"{where}: the password in line {number} has fewer than {MIN_PASSWORD_LENGTH} characters. {_ADVICE}")
         passwords[user] = password
     if not passwords:
         raise DataError(f"{where}: there is no USER:PASSWORD in it.")
