@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from xraygpt.common.errors import CheckpointError
+from xraygpt.common.files import write_json
 from xraygpt.evaluation.metric import Array, Corpus, Metric, mean_formula, with_count
 from xraygpt.evaluation.model_scores.weights import VOCABULARIES, fingerprint, reading, require_files, require_package
 
@@ -110,7 +111,7 @@ def _offline_copy(folder: Path, copy: Path) -> None:
     config["dataset_reader"]["token_indexers"]["bert"]["model_name"] = str(folder / ENCODER)
     config["model"]["embedder"]["token_embedders"]["bert"]["model_name"] = str(folder / ENCODER)
     shutil.copytree(folder / "vocabulary", copy / "vocabulary")
-    (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    write_json(copy / "config.json", config)
     (copy / "weights.th").symlink_to(folder / "weights.th")
 
 
