@@ -14,6 +14,7 @@ from xraygpt.diagnosis.run_folder import describe_folder
 from xraygpt.diagnosis.weights_file import describe_file
 
 _SHAPES = 3  # of a part's tensors, the largest first
+_PROBLEMS = 8  # parameters whose numbers are not finite
 _LINE = 300  # characters of a log line
 _LLM_SIZES = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 _LISTED = {
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the description. Returns 1 if a checksum shows damage, or a run has checkpoints and none is good."""
+    """Print the description. Returns 1 if a checksum shows damage, weights are not finite, or a run has checkpoints and none is good."""
     path = args.path.expanduser()
     with quiet_logging():
         described = describe_folder(path) if path.is_dir() else describe_file(path)
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         for line in folder_lines(described) if path.is_dir() else file_lines(described):
             print(printable_line(line))
-    return 1 if described.get("listed") is False or described.get("resume_problem") else 0
+    return 1 if described.get("listed") is False or described.get("problems") or described.get("resume_problem") else 0
 
 
 def file_lines(described: Mapping[str, Any]) -> Iterator[str]:
@@ -59,6 +60,9 @@ def file_lines(described: Mapping[str, Any]) -> Iterator[str]:
         yield _line("best", f"epoch {best.get('epoch')} ({numbers})" if best.get("epoch") != -1 else "none yet")
     yield from _part_lines(described["parts"])
     yield from _run_lines(described)
+    if problems := described["problems"]:
+        more = f" (and {len(problems) - _PROBLEMS} more)" if len(problems) > _PROBLEMS else ""
+        yield _line("CANNOT BE USED", "; ".join(problems[:_PROBLEMS]) + more)
     if described["note"]:
         yield _line("note", described["note"])
 

@@ -6,6 +6,7 @@ that is there keeps its mode. A file that is written again is a new one, and pri
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,8 @@ from xraygpt.common.printable import json_text, well_formed
 
 ANNOTATIONS_NAME = "filter_cap.json"
 """The annotations of a prepared folder: {"annotations": [{"image_id", "caption", "split", …}]}."""
+MAX_JSON_BYTES = 16 << 20
+"""Of a small file: a run's index or summary, a model's sizes. They have some kilobytes."""
 
 
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
@@ -221,6 +224,23 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write JSON atomically: indented, keys in the given order, one final newline."""
     write_text(path, json_text(value, indent=1) + "\n")
+
+
+def read_small_json(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """The value in a small file of JSON that someone else may have written.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON, larger than `max_bytes`, or nested without end.
+    """
+    with open(path, "rb") as handle:
+        content = handle.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"it is larger than {max_bytes} bytes")
+    try:
+        return json.loads(content.decode())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def write_json_lines(path: str | Path, rows: Iterable[dict]) -> None:

@@ -1,7 +1,6 @@
 """What a run reads: its configuration, data, weights, language model and prompts. No large file is read in full."""
 
 import argparse
-import json
 from collections.abc import Collection, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import xraygpt.runners  # noqa: F401  registers the runner that a configuration 
 from xraygpt.common.checkpoint import load_checkpoint, model_state
 from xraygpt.common.config import Config, builder_name
 from xraygpt.common.errors import CheckpointError, DataError, RegistryError
+from xraygpt.common.files import read_small_json
 from xraygpt.common.registry import registry
 from xraygpt.common.schema import paths_of
 from xraygpt.conversation.prompts import load_prompts
@@ -114,7 +114,7 @@ def check_paths(cfg: Config) -> Iterator[Finding]:
 
 def _weights(name: str, path: Path) -> Finding:
     try:
-        parameters = model_state(load_checkpoint(path, mmap=True))
+        parameters = model_state(load_checkpoint(path, mmap=True), path)
     except CheckpointError as error:
         return Finding(FAIL, name, str(error), "Fetch the file again, and compare its size with the one that is published.")
     return Finding(OK, name, f"{path}: {len(parameters)} tensors, {size(path.stat().st_size)}")
@@ -188,7 +188,7 @@ def _language_model_folder(cfg: Config) -> Path | None:
 def _read_json(path: Path) -> dict[str, Any]:
     """A JSON object; CheckpointError if it is none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_small_json(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}. Fetch the folder again.") from error
     if not isinstance(value, dict):

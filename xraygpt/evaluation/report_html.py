@@ -18,7 +18,7 @@ from PIL import Image
 
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import write_text
-from xraygpt.common.limits import MAX_PIXELS
+from xraygpt.common.limits import DECODING_ERRORS, MAX_PIXELS
 from xraygpt.common.printable import printable_line, template_text
 from xraygpt.evaluation.faithfulness import judge_report
 from xraygpt.evaluation.metric import Corpus
@@ -133,7 +133,7 @@ def image_data_uri(path: Path) -> str:
                 raise DataError(f"{path}: {image.width} x {image.height} pixels; at most {MAX_PIXELS} are decoded.")
             eight_bit = image.point(lambda value: value * (1 / 256)) if image.mode.startswith("I") else image
             grey = eight_bit.convert("L")
-    except (OSError, Image.DecompressionBombError) as error:
+    except (*DECODING_ERRORS, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: the image cannot be read ({error}).") from error
     grey.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
     buffer = io.BytesIO()

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch.nn.parallel import DistributedDataParallel
 
 from xraygpt import __version__
-from xraygpt.common.checkpoint import load_checkpoint, load_trainable_state
+from xraygpt.common.checkpoint import load_checkpoint, load_trainable_state, model_state
 from xraygpt.common.checkpoint_folder import CheckpointFolder
 from xraygpt.common.config import Config
 from xraygpt.common.dist_utils import (
@@ -342,7 +342,7 @@ class RunnerBase:
         """Evaluate the test splits with the "best" checkpoint, the "last" state, or (`evaluate`) the model as configured."""
         if which == "best":
             path = self.output_dir / "checkpoint_best.pth"
-            load_trainable_state(self.model, load_checkpoint(path)["model"], path)
+            load_trainable_state(self.model, model_state(load_checkpoint(path), path), path)
         tested = {}
         for split in self.run_cfg.test_splits:
             tested[split] = self.eval_epoch(split, which)
