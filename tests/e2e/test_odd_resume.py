@@ -41,7 +41,6 @@ def no_moment(state: dict[str, Any]) -> None:
         (lambda state: state.update(model=[1]), "holds no parameters"),
         (lambda state: state.update(rng=[{"python": 5}]), "'rng' has no random state of rank 0"),
         (lambda state: state.update(llm={"name": "x"}), "does not say which language model it belongs to"),
-        (lambda state: state.update(llm={**state["llm"], "embedding": [1.0]}), "does not say which language model|embeddings differ"),
         (lambda state: state.update(epoch=None), "it has no epoch"),
         (lambda state: state.update(guard={}), "'guard' must be"),
     ],
