@@ -6,6 +6,8 @@
     chat = model.chat("x.png")
     print(chat.ask("Is there an effusion?"))
 
+Nothing is fetched: the import sets the offline mode of huggingface_hub and transformers, and lets `import kernels` fail.
+
 For research only: nothing that this package produces is a medical device or medical advice.
 """
 
@@ -13,7 +15,10 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from xraygpt.common.offline import force_offline
 from xraygpt.common.registry import registry
+
+force_offline()
 
 __version__ = "0.1.0"
 

@@ -12,9 +12,9 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from xraygpt.cli.inspect import visible
 from xraygpt.cli.main import main
 from xraygpt.common.checkpoint_folder import CheckpointFolder
+from xraygpt.common.printable import printable_line
 from xraygpt.diagnosis import weights_file
 
 CONFIG = {"run": {"init_lr": 1e-4}, "model": {"arch": "mini_gpt4"}}
@@ -319,7 +319,7 @@ def test_a_name_cannot_command_the_terminal(tmp_path: Path, inspect: Any) -> Non
     code, out = inspect(tmp_path / "c.pth")
     assert code == 0
     assert "\x1b" not in out
-    assert visible("a×b\x1b[2J") == "a×b\\x1b[2J"
+    assert printable_line("a×b\x1b[2J") == "a×b\\x1b[2J"
 
 
 def test_kinds() -> None:

@@ -21,6 +21,8 @@ EVENTS = {"trigger_spans_per_word": 0.3, "argument_spans_per_word": 0.3, "loss_w
 
 def write_weights(folder: Path) -> Path:
     """An unpacked archive of the package, its encoder beside it; weights.th holds two numbers."""
+    import torch
+
     (folder / "vocabulary").mkdir(parents=True)
     (folder / "encoder").mkdir()
     bert_config(write_tokenizer(folder / "encoder")).save_pretrained(folder / "encoder")

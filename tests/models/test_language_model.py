@@ -152,7 +152,7 @@ def misshapen_parameter(folder: Path) -> None:
         (without_weights, "no weights .*model.safetensors.*model.llm_from_scratch=True"),
         (truncated, "cannot be loaded. They may be git-LFS pointers or incomplete downloads"),
         (lfs_pointer, "cannot be loaded. They may be git-LFS pointers or incomplete downloads"),
-        (malicious_bin, "cannot be loaded"),
+        (malicious_bin, "pytorch_model.bin is refused: .* could run code"),
         (missing_parameter, "1 parameters are missing or misshapen.*model.norm.weight"),
         (misshapen_parameter, "1 parameters are missing or misshapen.*model.norm.weight"),
     ],

@@ -1,7 +1,6 @@
 """`xraygpt inspect FILE`: what a checkpoint, a weights file or a run's folder holds. Nothing in it is executed."""
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import yaml
 
 from xraygpt.common.errors import CheckpointError
+from xraygpt.common.printable import json_text, printable_line, printable_text
 from xraygpt.diagnosis import quiet_logging, size
 from xraygpt.diagnosis.run_folder import describe_folder
 from xraygpt.diagnosis.weights_file import describe_file
@@ -39,18 +39,13 @@ def run(args: argparse.Namespace) -> int:
     if args.config:
         if described.get("config") is None:
             raise CheckpointError(f"{path} holds no configuration; that of a run is also in the config.yaml of its folder.")
-        print(yaml.safe_dump(described["config"], sort_keys=False, allow_unicode=True), end="")
+        print(printable_text(yaml.safe_dump(described["config"], sort_keys=False, allow_unicode=True)), end="")
     elif args.json:
-        print(json.dumps(described, indent=1, ensure_ascii=False))
+        print(json_text(described, indent=1))
     else:
         for line in folder_lines(described) if path.is_dir() else file_lines(described):
-            print(visible(line))
+            print(printable_line(line))
     return 1 if described.get("listed") is False or described.get("problems") or described.get("resume_problem") else 0
-
-
-def visible(line: str) -> str:
-    """The line with escapes in place of what a terminal would obey: names in a file can hold anything."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in line)
 
 
 def file_lines(described: Mapping[str, Any]) -> Iterator[str]:

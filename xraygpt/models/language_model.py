@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
-import pickle
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
+from torch import nn
 
-from xraygpt.common.errors import CheckpointError, first_line
+from xraygpt.common.checkpoint import load_checkpoint
+from xraygpt.common.errors import CheckpointError
+from xraygpt.common.model_folder import (
+    CONFIG,
+    WEIGHT_FILES,
+    check_folder,
+    check_implementation,
+    checked_config,
+    library_errors,
+    tokenizer_options,
+    weight_files,
+)
+from xraygpt.common.model_size import MAX_NEW_NUMBERS, MAX_NUMBERS, counted, numbers_in
+from xraygpt.common.offline import require_offline
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-_UNREADABLE = (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError)
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Nothing is fetched, and no code of the folder is run. Left out, transformers would ask at the terminal whether it may."""
 _FINGERPRINT_SIZE = 256
@@ -35,19 +47,52 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         CheckpointError: the folder holds no tokenizer that can be read, or one without begin- and end-of-text tokens.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-    if not Path(folder).expanduser().is_dir():
-        raise CheckpointError(f"There is no language model folder {folder} (looked for {Path(folder).expanduser().absolute()}).")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), **_LOCAL)
-    except (OSError, ValueError, ImportError) as error:
-        raise CheckpointError(f"{folder} holds no tokenizer that can be read: {first_line(error)}") from error
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise CheckpointError(f"There is no language model folder {folder} (looked for {folder.absolute()}).")
+    check_folder(folder)
+    options: dict[str, Any] = {**_LOCAL, **tokenizer_options(folder)}
+    if (folder / CONFIG).exists():
+        options["config"] = read_config(folder)
+    with library_errors(f"{folder} holds no tokenizer that can be read"):
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise CheckpointError(f"{folder} holds a {type(tokenizer).__name__} in place of a tokenizer.")
+        _check_special_tokens(tokenizer, folder, getattr(options.get("config"), "vocab_size", None))
+        tokenizer("The heart is normal.")
+    return tokenizer
+
+
+def _check_special_tokens(tokenizer: PreTrainedTokenizerBase, folder: Path, vocab_size: Any) -> None:
     if tokenizer.bos_token_id is None or tokenizer.eos_token_id is None:
         raise CheckpointError(f"The tokenizer in {folder} names no begin-of-text or no end-of-text token; both are needed.")
-    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+    limit = vocab_size if isinstance(vocab_size, int) else len(tokenizer)
+    if beyond := [number for number in (tokenizer.bos_token_id, tokenizer.eos_token_id) if number >= limit]:
+        raise CheckpointError(
+            f"The tokenizer in {folder} has the special token {beyond[0]}, and config.json a vocabulary of {limit}: "
+            "they do not belong together."
+        )
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id) or tokenizer.pad_token_id >= limit:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.bos_token
-    return tokenizer
+
+
+def read_config(folder: Path) -> PreTrainedConfig:
+    """transformers' configuration of what config.json says, without what it must not choose (`clean_config`).
+
+    Raises:
+        CheckpointError: the file cannot be used.
+    """
+    from transformers import AutoConfig
+
+    require_offline()
+    say = f"{folder.absolute() / CONFIG} cannot be used"
+    with checked_config(folder) as checked, library_errors(say):
+        config = AutoConfig.from_pretrained(checked, **_LOCAL)
+    check_implementation(config, folder / CONFIG)
+    config.name_or_path = str(folder)
+    return config
 
 
 def load_language_model(folder: str | Path, *, from_scratch: bool = False) -> PreTrainedModel:
@@ -61,40 +106,60 @@ def load_language_model(folder: str | Path, *, from_scratch: bool = False) -> Pr
         The model in the precision that its files have. Safetensors are mapped into memory, not copied.
 
     Raises:
-        CheckpointError: the folder has no config.json or no weights, or they do not fit.
+        CheckpointError: the folder has no config.json or no weights, they do not fit, or the folder asks for code, for other files or for
+            more numbers than its weights have.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM  # seconds, like timm
+    from transformers import AutoModelForCausalLM, GenerationConfig  # seconds, like timm
 
     folder = Path(folder).expanduser()
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG).is_file():
         raise CheckpointError(f"There is no config.json in {folder.absolute()}: expected a language model folder as transformers saves it.")
-    try:
-        config = AutoConfig.from_pretrained(folder, **_LOCAL)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder.absolute() / 'config.json'} cannot be used: {first_line(error)}") from error
+    check_folder(folder)
+    config, files = read_config(folder), weight_files(folder)
+    _check_size(config, folder, [] if from_scratch else files)
     if from_scratch:
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    if not any((folder / name).is_file() for name in WEIGHT_FILES):
+        with library_errors(f"{folder.absolute() / CONFIG} cannot be used"):
+            return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    if not files:
         raise CheckpointError(
             f"{folder.absolute()} has a config.json but no weights ({', '.join(WEIGHT_FILES)}). "
             "Put them there, or set model.llm_from_scratch=True to train a new language model of that size."
         )
-    # Sizes that do not match are let pass there, to be named below.
-    options: dict[str, Any] = {"dtype": "auto", "ignore_mismatched_sizes": True, **_LOCAL}
-    try:
+    if "quantization_config" in config and find_spec("bitsandbytes") is None:
+        raise CheckpointError(f"The weights in {folder.absolute()} are quantised, and need bitsandbytes: pip install 'xraygpt[quant]'.")
+    # Sizes that do not match are let pass there, to be named below. The folder's generation_config.json is not read.
+    options: dict[str, Any] = {"dtype": "auto", "ignore_mismatched_sizes": True, "generation_config": GenerationConfig(), **_LOCAL}
+    with library_errors(
+        f"The weights in {folder.absolute()} cannot be loaded. They may be git-LFS pointers or incomplete downloads: "
+        "compare their sizes with those published. transformers says"
+    ):
+        for path in files:
+            if path.suffix != ".safetensors":
+                load_checkpoint(path, mmap=True)  # refuses pickles and what expands, before transformers reads it
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, output_loading_info=True, **options)
-        model, report = loaded
-    except _UNREADABLE as error:
-        raise CheckpointError(
-            f"The weights in {folder.absolute()} cannot be loaded. They may be git-LFS pointers or incomplete downloads: "
-            f"compare their sizes with those published. ({first_line(error)})"
-        ) from error
+    model, report = loaded
     wrong = [key for kind in ("missing_keys", "mismatched_keys") for key in report[kind]]
     if wrong:
         raise CheckpointError(
             f"{folder.absolute()}: {len(wrong)} parameters are missing or misshapen, first {sorted(map(str, wrong))[:5]}."
         )
     return model
+
+
+def _check_size(config: PreTrainedConfig, folder: Path, files: list[Path]) -> None:
+    """Build the model without storage, and raise CheckpointError if it is no causal model, or has more numbers than its files can hold."""
+    from transformers import AutoModelForCausalLM
+
+    source = folder.absolute() / CONFIG
+    if files:
+        limit = numbers_in(files)
+        allowed = "the most that its files of weights can hold. They may be git-LFS pointers or incomplete: compare their sizes."
+    elif nn.Linear(1, 1).weight.is_meta:  # no storage is wanted, as when parameters are counted
+        limit, allowed = MAX_NUMBERS, "the most that is counted."
+    else:
+        limit, allowed = MAX_NEW_NUMBERS, "the most that may start from random weights. Give a folder with weights."
+    with library_errors(f"{source} cannot be used"), counted(limit, source, allowed):
+        AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.float32, trust_remote_code=False)
 
 
 def identity_of(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str, *, with_embedding: bool = True) -> dict[str, Any]:

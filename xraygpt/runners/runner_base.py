@@ -25,7 +25,7 @@ from xraygpt.common.dist_utils import (
     resolve_device,
 )
 from xraygpt.common.errors import ConfigError
-from xraygpt.common.files import write_json, write_text
+from xraygpt.common.files import make_folder, write_json, write_text
 from xraygpt.common.logger import MetricLogger, RunLog
 from xraygpt.common.loss_watch import LossWatch
 from xraygpt.common.memory import memory_by_part
@@ -136,7 +136,7 @@ class RunnerBase:
                 "or move the folder away."
             )
         try:
-            (self.output_dir / "result").mkdir(parents=True, exist_ok=True)
+            make_folder(self.output_dir / "result")
             if self.run_cfg.evaluate:
                 return
             write_text(self.output_dir / "config.yaml", self.config.to_yaml())

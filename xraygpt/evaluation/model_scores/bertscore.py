@@ -4,8 +4,8 @@ Computed by the package bert-score with any encoder in a local folder. No idf we
 values that were rescaled, or that come from another encoder or layer, do not compare.
 """
 
+import copy
 import importlib.metadata
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,9 +16,26 @@ import numpy as np
 
 from xraygpt.common.checkpoint_guard import check_weights_file
 from xraygpt.common.errors import CheckpointError
+from xraygpt.common.model_folder import (
+    CONFIG,
+    check_folder,
+    check_implementation,
+    checked_config,
+    read_json,
+    tokenizer_options,
+    weight_files,
+)
+from xraygpt.common.model_size import counted, numbers_in
 from xraygpt.common.tensor_checks import require_finite
 from xraygpt.evaluation.metric import Array, Corpus, Metric, mean_formula, with_count
-from xraygpt.evaluation.model_scores.weights import ENCODER_WEIGHTS, VOCABULARIES, fingerprint, reading, require_files, require_package
+from xraygpt.evaluation.model_scores.weights import (
+    ENCODER_WEIGHTS,
+    VOCABULARIES,
+    fingerprint,
+    reading,
+    require_files,
+    require_package,
+)
 
 INSTALL = 'pip install "xraygpt[bertscore]"'
 SOURCE = (
@@ -41,7 +58,8 @@ def compute(corpus: Corpus, folder: Path) -> list[Metric]:
     package = require_package("bert_score", install=INSTALL)
     files = require_files(folder, ["config.json", ENCODER_WEIGHTS, VOCABULARIES], source=SOURCE)
     encoder = load_encoder(files[0].parent, fingerprint(files))
-    scores = pair_scores(corpus, encoder)
+    with reading(files[0].parent):
+        scores = pair_scores(corpus, encoder)
     setting = f"model:{encoder.name}|layer:{encoder.layer}|tokens:{encoder.max_tokens}|idf:none|rescale:none|refs:best"
     version = f"lib:bert-score-{package.__version__}+transformers-{importlib.metadata.version('transformers')}"
     return [
@@ -68,20 +86,28 @@ def load_encoder(folder: Path, content: str) -> Encoder:
     """The encoder of an absolute folder, cut off after the layer that is scored; `content` is the fingerprint of its files."""
     # Loaded here, not by bert-score: that takes every path with "t5" in it for a T5 model, and asks the hub.
     import torch
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModel, AutoTokenizer
 
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    with reading(folder):
-        config = AutoConfig.from_pretrained(folder, **local)
+    check_folder(folder)
+    with reading(folder), checked_config(folder) as checked:
+        config = AutoConfig.from_pretrained(checked, **local)
+        check_implementation(config, folder / CONFIG)
         if config.is_encoder_decoder:
             raise CheckpointError(f"{folder} holds a {config.model_type}, an encoder with a decoder. Expected an encoder such as BERT.")
+        if type(config) not in MODEL_FOR_MASKED_LM_MAPPING and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise CheckpointError(f"{folder} holds a {config.model_type}. Expected an encoder of text such as BERT.")
         config.num_hidden_layers = scored_layer(folder, config.num_hidden_layers)
-        check_weights_file(require_files(folder, [ENCODER_WEIGHTS], source=SOURCE)[0])
+        files = weight_files(folder)
+        for path in files:
+            check_weights_file(path)
+        with counted(numbers_in(files), folder / CONFIG, "the most that its files of weights can hold."):
+            AutoModel.from_config(copy.deepcopy(config), trust_remote_code=False)
         model, report = AutoModel.from_pretrained(folder, config=config, **local, output_loading_info=True)
         require_finite(model.named_parameters(), folder)
         # A first word is a word like others. bert-score passes the option on to `encode`, where transformers 5 ignores it.
         prefix = {"add_prefix_space": True} if config.model_type in ("roberta", "gpt2") else {}
-        tokenizer = AutoTokenizer.from_pretrained(folder, **local, **prefix)
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, **local, **tokenizer_options(folder), **prefix)
     # The pooler stands behind the layer that is scored; encoders published with another head have none.
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
         raise CheckpointError(f"The weights in {folder} lack {len(missing)} parameters that config.json asks for: {missing[:3]}. {SOURCE}")
@@ -98,7 +124,7 @@ def scored_layer(folder: Path, num_layers: int) -> int:
     """
     table = require_package("bert_score.utils", install=INSTALL).model2layers
     by_name = {name.rsplit("/", 1)[-1]: layer for name, layer in table.items()}
-    published = str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path", ""))
+    published = str(read_json(folder / CONFIG).get("_name_or_path", ""))
     names = (published.rstrip("/").rsplit("/", 1)[-1], folder.name)
     return min(next((by_name[name] for name in names if name in by_name), num_layers), num_layers)
 

@@ -4,6 +4,7 @@ The labeller is BERT-base with 14 linear heads on the last hidden state of [CLS]
 positive, negative, uncertain), 2 for "No Finding" (blank, positive). Reports are cut after 512 tokens.
 """
 
+import copy
 import importlib.metadata
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 
 from xraygpt.common.checkpoint_guard import check_weights_file
 from xraygpt.common.errors import CheckpointError
+from xraygpt.common.model_folder import CONFIG, check_folder, check_implementation, checked_config, tokenizer_options
+from xraygpt.common.model_size import counted, numbers_in
 from xraygpt.common.tensor_checks import require_finite
 from xraygpt.evaluation.finding_rules import CHEXPERT_5
 from xraygpt.evaluation.label_scores import f1_statistics, macro_f1, micro_f1
@@ -53,10 +56,10 @@ def compute(corpus: Corpus, folder: Path) -> list[Metric]:
     require_package("transformers", install=INSTALL)
     files = require_files(folder, [CHECKPOINT, "config.json", VOCABULARIES], source=SOURCE)
     labeller = load_labeller(files[0].parent, fingerprint(files))
-    predicted = labeller.classes(corpus.predictions)
     texts = [text for texts in corpus.references for text in texts]
     sample = np.repeat(np.arange(len(corpus.ids)), [len(texts) for texts in corpus.references])
-    stated = labeller.classes(texts)
+    with reading(files[0].parent):
+        predicted, stated = labeller.classes(corpus.predictions), labeller.classes(texts)
     metrics: list[Metric] = []
     for policy, positive in POSITIVE_CLASSES.items():
         reference = _join(np.isin(stated, positive), sample, len(corpus.ids))
@@ -134,12 +137,16 @@ def load_labeller(folder: Path, content: str) -> Labeller:
     from torch import nn
     from transformers import BertConfig, BertModel, BertTokenizer
 
-    with reading(folder):
-        config = BertConfig.from_pretrained(folder, local_files_only=True)
-        tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
+    check_folder(folder)
+    with reading(folder), checked_config(folder) as checked:
+        config = BertConfig.from_pretrained(checked, local_files_only=True)
+        check_implementation(config, folder / CONFIG)
+        tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True, **tokenizer_options(folder))
         heads = nn.ModuleList(nn.Linear(config.hidden_size, 2 if name == "No Finding" else 4) for name in OBSERVATIONS)
-        model = nn.ModuleDict({"bert": BertModel(config), "linear_heads": heads})
         check_weights_file(folder / CHECKPOINT)
+        with counted(numbers_in([folder / CHECKPOINT]), folder / CONFIG, "the most that the checkpoint can hold."):
+            BertModel(copy.deepcopy(config))
+        model = nn.ModuleDict({"bert": BertModel(config), "linear_heads": heads})
         checkpoint = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
         model.load_state_dict(_state(folder, checkpoint, set(model.state_dict())))
         require_finite(model.named_parameters(), folder / CHECKPOINT)

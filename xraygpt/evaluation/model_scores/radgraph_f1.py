@@ -7,7 +7,6 @@ models (radgraph, radgraph-xl, modern-radgraph-xl): compare only numbers with th
 
 import importlib.metadata
 import io
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,9 +19,26 @@ import numpy as np
 
 from xraygpt.common.checkpoint_guard import check_weights_file
 from xraygpt.common.errors import CheckpointError
+from xraygpt.common.files import write_json
+from xraygpt.common.model_folder import (
+    CONFIG,
+    TOKENIZER_CONFIG,
+    check_folder,
+    check_implementation,
+    clean_config,
+    read_json,
+    tokenizer_options,
+)
+from xraygpt.common.model_size import counted, numbers_in
 from xraygpt.common.tensor_checks import require_finite
 from xraygpt.evaluation.metric import Array, Corpus, Metric, mean_formula, with_count
-from xraygpt.evaluation.model_scores.weights import VOCABULARIES, fingerprint, reading, require_files, require_package
+from xraygpt.evaluation.model_scores.weights import (
+    VOCABULARIES,
+    fingerprint,
+    reading,
+    require_files,
+    require_package,
+)
 
 LEVELS = ("simple", "partial", "complete")
 VARIANTS = ("modern-radgraph-xl", "radgraph-xl", "radgraph")
@@ -48,10 +64,12 @@ def compute(corpus: Corpus, folder: Path) -> list[Metric]:
     needed = ["config.json", "weights.th", "vocabulary", f"{ENCODER}/config.json", [f"{ENCODER}/{name}" for name in VOCABULARIES]]
     config, weights, vocabulary, *encoder = require_files(folder, needed, source=SOURCE)
     reader = load_reader(config.parent, fingerprint([config, weights, *sorted(vocabulary.glob("*.txt")), *encoder]))
+    with reading(config.parent):
+        scores = reader.scores(corpus)
     setting = f"model:{reader.name}|refs:best|lib:radgraph-{importlib.metadata.version('radgraph')}"
     return [
         Metric(f"radgraph_{level}", f"radgraph_{level}|{setting}", f"RadGraph F1 {level}", "model", True, with_count(column), mean_formula)
-        for level, column in zip(LEVELS, reader.scores(corpus).T, strict=True)
+        for level, column in zip(LEVELS, scores.T, strict=True)
     ]
 
 
@@ -86,13 +104,21 @@ class Reader:
 def load_reader(folder: Path, content: str) -> Reader:
     """The model of an absolute folder; `content` is the fingerprint of its files."""
     package = require_package("radgraph", install=INSTALL)
+    from transformers import AutoConfig, AutoModel
+
     variant = next((name for name in VARIANTS if (folder / "vocabulary" / f"{name}__ner_labels.txt").exists()), None)
     if variant is None:
         raise CheckpointError(f"{folder / 'vocabulary'} holds no <variant>__ner_labels.txt of {', '.join(VARIANTS)}. {SOURCE}")
-    _refuse_own_code(folder / ENCODER)
+    encoder = folder / ENCODER
+    check_folder(encoder)
+    _refuse_own_code(encoder)
     with reading(folder), tempfile.TemporaryDirectory() as cache, removed_tokenizer_methods(), redirect_stdout(io.StringIO()):
         check_weights_file(folder / "weights.th")
         _offline_copy(folder, Path(cache) / variant)
+        config = AutoConfig.from_pretrained(Path(cache) / variant / ENCODER, local_files_only=True, trust_remote_code=False)
+        check_implementation(config, encoder / CONFIG)
+        with counted(numbers_in([folder / "weights.th"]), encoder / CONFIG, "the most that weights.th can hold."):
+            AutoModel.from_config(config, trust_remote_code=False)
         model = package.RadGraph(model_type=variant, model_cache_dir=cache)
         require_finite(model.named_parameters(), folder / "weights.th")
     return Reader(f"{variant}-{content}", model)
@@ -106,16 +132,25 @@ def _refuse_own_code(encoder: Path) -> None:
 
 
 def _offline_copy(folder: Path, copy: Path) -> None:
-    """The weights as the package expects them in its cache, but with the encoder's name replaced by its local folder.
+    """The weights as the package expects them in its cache, but with the encoder's name replaced by a local folder of checked files.
 
     The vocabulary is copied because the package writes a lock file into it.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config["dataset_reader"]["token_indexers"]["bert"]["model_name"] = str(folder / ENCODER)
-    config["model"]["embedder"]["token_embedders"]["bert"]["model_name"] = str(folder / ENCODER)
+    config = read_json(folder / "config.json")
+    config["dataset_reader"]["token_indexers"]["bert"]["model_name"] = str(copy / ENCODER)
+    config["model"]["embedder"]["token_embedders"]["bert"]["model_name"] = str(copy / ENCODER)
     shutil.copytree(folder / "vocabulary", copy / "vocabulary")
-    (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    write_json(copy / "config.json", config)
     (copy / "weights.th").symlink_to(folder / "weights.th")
+    (copy / ENCODER).mkdir()
+    changed = {CONFIG: clean_config(folder / ENCODER)}
+    if (folder / ENCODER / TOKENIZER_CONFIG).exists():
+        changed[TOKENIZER_CONFIG] = read_json(folder / ENCODER / TOKENIZER_CONFIG) | tokenizer_options(folder / ENCODER)
+    for path in (folder / ENCODER).iterdir():
+        if path.name in changed:
+            write_json(copy / ENCODER / path.name, changed[path.name])
+        elif path.is_file():
+            (copy / ENCODER / path.name).symlink_to(path.absolute())
 
 
 @contextmanager

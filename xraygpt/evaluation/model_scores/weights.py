@@ -5,7 +5,6 @@ Nothing here or in the scores imports torch, transformers or a metric's package 
 
 import hashlib
 import importlib
-import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from xraygpt.common.errors import CheckpointError, ConfigError, first_line
 from xraygpt.common.files import sha256_file
+from xraygpt.common.model_folder import library_errors
 
 ENCODER_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
@@ -54,16 +54,6 @@ def fingerprint(files: Sequence[Path]) -> str:
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Around the code that loads weights: whatever a library raises there becomes a CheckpointError that names the folder."""
-    try:
+    """Around the code that loads weights and uses them: whatever a library raises there becomes a CheckpointError that names the folder."""
+    with library_errors(f"The weights in {folder} cannot be used"):
         yield
-    except (CheckpointError, ConfigError):
-        raise
-    except pickle.UnpicklingError as error:
-        # Torch's own message advises weights_only=False, which would run what the file holds.
-        raise CheckpointError(
-            f"The weights in {folder} are refused: damaged, or more than tensors and plain values, which could run code when read. "
-            "Fetch the files anew."
-        ) from error
-    except Exception as error:  # transformers, safetensors and torch raise nearly any type here
-        raise CheckpointError(f"The weights in {folder} cannot be used: {first_line(error)}") from error
