@@ -138,6 +138,16 @@ def test_a_model_is_as_before_when_weights_are_refused() -> None:
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("tensor", [torch.ones(2), torch.ones(2, dtype=torch.complex64), torch.full((2,), torch.nan)])
+def test_a_name_breaks_no_line(tensor: Tensor) -> None:
+    """A message goes to terminals and logs, and the names in it are the file's."""
+    state = {**Model().state_dict(), "a\n\x1b[2Jb" * 100: tensor}
+    for load in (into, trained):
+        with pytest.raises(CheckpointError, match=r"unexpected|complex64") as error:
+            load(state, Path())
+        assert str(error.value).isprintable() and len(str(error.value)) < 600
+
+
 IDENTITY = {"name": "a", "tokenizer": "ab", "vocab_size": 3, "hidden_size": 2, "embedding": [0.5] * 6}
 
 
