@@ -126,7 +126,7 @@ def load_language_model(folder: str | Path, *, from_scratch: bool = False) -> Pr
             "Put them there, or set model.llm_from_scratch=True to train a new language model of that size."
         )
     if "quantization_config" in config and find_spec("bitsandbytes") is None:
-        raise CheckpointError(f"The weights in {folder.absolute()} are quantised, and need bitsandbytes: pip install 'xraygpt[quant]'.")
+        raise CheckpointError(f"The weights in {folder.absolute()} are quantised, and need bitsandbytes: make install-extras EXTRAS=quant.")
     # Sizes that do not match are let pass there, to be named below. The folder's generation_config.json is not read.
     options: dict[str, Any] = {"dtype": "auto", "ignore_mismatched_sizes": True, "generation_config": GenerationConfig(), **_LOCAL}
     with library_errors(

@@ -104,7 +104,7 @@ def _summary_writer(output_dir: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ConfigError("run.tensorboard needs the package tensorboard: pip install 'xraygpt[tensorboard]'.") from error
+        raise ConfigError("run.tensorboard needs the package tensorboard: make install-extras EXTRAS=tensorboard.") from error
     make_folder(output_dir / "tensorboard")
     writer = SummaryWriter(str(output_dir / "tensorboard"))  # which makes its file, and appends to it
     make_private(output_dir / "tensorboard")

@@ -46,7 +46,7 @@ VARIANTS = ("modern-radgraph-xl", "radgraph-xl", "radgraph")
 
 ENCODER = "encoder"
 """Folder, inside that of the weights, of the encoder's configuration and tokenizer."""
-INSTALL = 'pip install "xraygpt[radgraph]"'
+INSTALL = "make install-extras EXTRAS=radgraph"
 SOURCE = (
     "The folder must hold the content of radgraph-xl.tar.gz (or another variant) of huggingface.co/StanfordAIMI/RRG_scorers: config.json, "
     f"vocabulary/, weights.th; and in {ENCODER}/ the config.json and the tokenizer of the encoder that its config.json calls model_name."
