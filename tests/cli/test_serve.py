@@ -52,12 +52,12 @@ def serving(config: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
 
         class Visited(ApiServer):
             def run(self, sockets: Any = None) -> None:
-                thread = threading.Thread(target=super().run)
+                thread = threading.Thread(target=super().run, args=(sockets,))
                 thread.start()
                 while not self.started:
                     time.sleep(0.01)
                 try:
-                    with httpx.Client(base_url=f"http://127.0.0.1:{self.servers[0].sockets[0].getsockname()[1]}", timeout=20) as client:
+                    with httpx.Client(base_url=f"http://127.0.0.1:{sockets[0].getsockname()[1]}", timeout=20) as client:
                         seen.append(visit(client))
                 finally:
                     self.should_exit = True
@@ -91,6 +91,7 @@ def test_api_and_page_stand_side_by_side(serving: Run, tiny_storage: Path, capsy
     shown = capsys.readouterr().out
     assert RESEARCH_NOTICE in shown
     assert "model tiny" in shown
+    assert ":0/" not in shown  # the port that was free
 
 
 def test_a_token_opens_api_and_page(serving: Run, tiny_storage: Path, token_file: Path) -> None:

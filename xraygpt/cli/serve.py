@@ -14,7 +14,7 @@ from xraygpt.common.seed import seed_everything
 from xraygpt.serving import RESEARCH_NOTICE, ReportPipeline
 from xraygpt.serving.api_limits import ApiLimits
 from xraygpt.serving.api_prompt import QuestionReader
-from xraygpt.serving.api_server import ApiServer, is_loopback
+from xraygpt.serving.api_server import ApiServer, is_loopback, listen
 from xraygpt.serving.api_service import ApiService
 from xraygpt.serving.api_writer import BatchWriter
 from xraygpt.serving.example_films import example_films
@@ -87,13 +87,14 @@ def run(args: argparse.Namespace) -> int:
         public_names=args.public_name,
         any_address=not is_loopback(args.host),
     )
-    where = f"http://{args.host}:{args.port}"
+    listening = listen(args.host, [args.port])
+    where = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{listening.getsockname()[1]}"
     print(RESEARCH_NOTICE)
     if not args.no_page:
         print(f"Page: {where}/" + (f" (user {PAGE_USER}, a token as password)" if tokens else ""))
     print(f"API: base URL {where}/v1, model {printable_line(service.model_name)}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn sends the signal again when all is answered
-    ApiServer(app, service, host=args.host, port=args.port, page_queue=queue).run()
+    ApiServer(app, service, page_queue=queue).run(sockets=[listening])
     return 0
 
 
