@@ -213,13 +213,13 @@ def _shards(folder: Path, name: str) -> list[Path]:
     names = index.get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(value, str) for value in names.values()):
         raise CheckpointError(f"{folder / name} cannot be used: expected a weight_map of parameters to the names of files.")
-    if not isinstance(index.get("metadata"), dict):
-        raise CheckpointError(f"{folder / name} cannot be used: expected an object 'metadata'.")
     for shard in (shards := sorted(set(names.values()))):
         if not _is_plain_name(shard):
             raise CheckpointError(f"{folder / name} is refused: it names {_shown(shard)}, which is not a file of the folder.")
         if not (folder / shard).is_file():
             raise CheckpointError(f"{folder / name} names {_shown(shard)}, which is missing. Fetch all files of the folder.")
+    if not isinstance(index.get("metadata"), dict):
+        raise CheckpointError(f"{folder / name} cannot be used: expected an object 'metadata'.")
     return [folder / shard for shard in shards]
 
 
