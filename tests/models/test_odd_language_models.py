@@ -1,6 +1,7 @@
 """Folders of language models that are damaged, odd or hostile end in a model or in one line that says what is wrong."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -90,7 +91,7 @@ MODELS: dict[str, tuple[Change, str]] = {
     "NaN": (writes(CONFIG, '{"model_type": "llama", "rms_norm_eps": NaN}'), "NaN is not a value"),
     "long": (writes(CONFIG, " " * 2**20 + "{}"), r"has 1,048,578 bytes, and such files have at most 1,048,576"),
     "a folder in place of a file": (replaces(CONFIG, Path.mkdir), "There is no config.json"),
-    "a link to nowhere": (replaces(CONFIG, lambda path: path.symlink_to("nowhere")), "There is no config.json"),
+    "a link to nowhere": (replaces(CONFIG, lambda path: path.symlink_to("nowhere")), "cannot be read: No such file or directory"),
     "a large vocabulary": (sets(vocab_size=2_000_000_000), "more than 16,.* numbers, the most that its files of weights can hold"),
     "wide": (sets(hidden_size=2**20, intermediate_size=2**20), "more than 16,.* numbers"),
     "many layers": (sets(num_hidden_layers=10**6), "'num_hidden_layers' is 1000000, more than 1,000"),
@@ -243,6 +244,41 @@ def test_a_large_model_is_not_started_from_nothing(folder: Path) -> None:
         load_language_model(folder, from_scratch=True)
     with torch.device("meta"):  # parameters are counted without storage
         assert load_language_model(folder, from_scratch=True).lm_head.weight.numel() == 2**35
+
+
+def test_counting_does_not_touch_the_random_numbers(tiny_llm: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    expected = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tiny_llm)).state_dict()
+    torch.manual_seed(0)
+    found = load_language_model(tiny_llm, from_scratch=True).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_folder_that_is_missing_or_a_file(folder: Path) -> None:
+    for path in (folder / "nowhere", folder / CONFIG):
+        with pytest.raises(CheckpointError, match=str(path)):
+            load_language_model(path)
+        with pytest.raises(CheckpointError, match=str(path)):
+            load_tokenizer(path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read(folder: Path) -> None:
+    folder.chmod(0)
+    try:
+        with pytest.raises(CheckpointError, match="cannot be read: Permission denied"):
+            load_language_model(folder)
+    finally:
+        folder.chmod(0o700)
+
+
+def test_quantised_weights_without_the_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets(quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})(folder)
+    monkeypatch.setattr("xraygpt.models.language_model.find_spec", lambda name: None)
+    with pytest.raises(CheckpointError, match=r"need bitsandbytes: pip install 'xraygpt\[quant\]'"):
+        load_language_model(folder)
 
 
 def test_weights_in_4_bits_load(folder: Path) -> None:

@@ -183,17 +183,24 @@ def check_folder(folder: Path) -> None:
             file asks for what is refused.
     """
     require_offline()
-    for path in [*folder.iterdir(), *(folder / "additional_chat_templates").glob("*")]:
-        if path.name in ("adapter_config.json", "custom_generate"):
-            raise CheckpointError(f"{path} is refused: adapters and code are not loaded. Merge the adapter into the weights, or remove it.")
-        if _DISTRIBUTED.match(path.name):
-            raise CheckpointError(f"{path} is part of a distributed checkpoint. Save the model with save_pretrained, as model.safetensors.")
-        if path.suffix in _READ_AS_TEXT and not path.is_dir():
-            _check_file(path)
-    tokenizer_options(folder)
-    for name in INDEXES:
-        if (folder / name).exists():
-            _shards(folder, name)
+    try:
+        for path in [*folder.iterdir(), *(folder / "additional_chat_templates").glob("*")]:
+            _check_entry(path)
+        tokenizer_options(folder)
+        for name in INDEXES:
+            if (folder / name).exists():
+                _shards(folder, name)
+    except OSError as error:
+        raise CheckpointError(f"{folder.absolute()} cannot be read: {error.strerror}.") from error
+
+
+def _check_entry(path: Path) -> None:
+    if path.name in ("adapter_config.json", "custom_generate"):
+        raise CheckpointError(f"{path} is refused: adapters and code are not loaded. Merge the adapter into the weights, or remove it.")
+    if _DISTRIBUTED.match(path.name):
+        raise CheckpointError(f"{path} is part of a distributed checkpoint. Save the model with save_pretrained, as model.safetensors.")
+    if path.suffix in _READ_AS_TEXT and not path.is_dir():
+        _check_file(path)
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -112,20 +112,22 @@ def load_language_model(folder: str | Path, *, from_scratch: bool = False) -> Pr
     from transformers import AutoModelForCausalLM, GenerationConfig  # seconds, like timm
 
     folder = Path(folder).expanduser()
+    check_folder(folder)
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"There is no config.json in {folder.absolute()}: expected a language model folder as transformers saves it.")
-    check_folder(folder)
-    config, files = read_config(folder), weight_files(folder)
-    _check_size(config, folder, [] if from_scratch else files)
+    config = read_config(folder)
     if from_scratch:
+        _check_size(config, folder, [])
         with library_errors(f"{folder.absolute() / CONFIG} cannot be used"):
             return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    files = weight_files(folder)
     if not files:
         raise CheckpointError(
             f"{folder.absolute()} has a config.json but no weights ({', '.join(WEIGHT_FILES)}). "
             "Put them there, or set model.llm_from_scratch=True to train a new language model of that size."
         )
-    if "quantization_config" in config and find_spec("bitsandbytes") is None:
+    _check_size(config, folder, files)
+    if getattr(config, "quantization_config", None) is not None and find_spec("bitsandbytes") is None:
         raise CheckpointError(f"The weights in {folder.absolute()} are quantised, and need bitsandbytes: pip install 'xraygpt[quant]'.")
     # Sizes that do not match are let pass there, to be named below. The folder's generation_config.json is not read.
     options: dict[str, Any] = {"dtype": "auto", "ignore_mismatched_sizes": True, "generation_config": GenerationConfig(), **_LOCAL}
@@ -154,7 +156,7 @@ def _check_size(config: PreTrainedConfig, folder: Path, files: list[Path]) -> No
     if files:
         limit = numbers_in(files)
         allowed = "the most that its files of weights can hold. They may be git-LFS pointers or incomplete: compare their sizes."
-    elif nn.Linear(1, 1).weight.is_meta:  # no storage is wanted, as when parameters are counted
+    elif nn.LayerNorm(1).weight.is_meta:  # no storage is wanted, as when parameters are counted; a norm draws no random numbers
         limit, allowed = MAX_NUMBERS, "the most that is counted."
     else:
         limit, allowed = MAX_NEW_NUMBERS, "the most that may start from random weights. Give a folder with weights."
