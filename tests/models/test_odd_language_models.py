@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from xraygpt.common.errors import CheckpointError
-from xraygpt.models.language_model import load_language_model, load_tokenizer
+from xraygpt.models.language_model import load_language_model, load_tokenizer, read_config
 
 CONFIG, TOKENIZER, TOKENIZER_CONFIG, INDEX = "config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"
 
@@ -84,6 +84,7 @@ MODELS: dict[str, tuple[Change, str]] = {
     "no model type": (config(hidden_size=32), "model_type is None, expected the name"),
     "a model type of another type": (sets(model_type=["llama"]), r"model_type is \['llama'\], expected the name"),
     "an unknown model type": (sets(model_type="nonesuch"), "model type `nonesuch`"),
+    "a model type that colours the terminal": (sets(model_type="\x1b[31mred"), r"model type `\?\[31mred`"),
     "a list": (writes(CONFIG, "[1, 2]"), "expected a JSON object, got a list"),
     "deep": (writes(CONFIG, nested(100)), "nested more than 16 deep"),
     "very deep": (writes(CONFIG, nested(5000)), "not valid JSON"),
@@ -217,6 +218,11 @@ def test_what_nobody_needs_is_ignored(folder: Path, saved: Path, change: Change)
 def test_paths_of_the_machine_that_saved_it_are_ignored(folder: Path, saved: Path) -> None:
     sets(TOKENIZER_CONFIG, tokenizer_file="/home/x/tokenizer.json", vocab_file="../vocab.json", gguf_file="../x.gguf")(folder)
     assert load_tokenizer(folder)("The heart.")["input_ids"] == load_tokenizer(saved)("The heart.")["input_ids"]
+
+
+def test_a_configuration_is_named_after_its_folder(folder: Path) -> None:
+    """transformers chooses the tokenizer of some models by it."""
+    assert read_config(folder).name_or_path == str(folder)
 
 
 def test_padding_is_never_beyond_the_vocabulary(folder: Path) -> None:

@@ -112,6 +112,7 @@ def _message(error: BaseException) -> str:
     """One line; with the second where the first only announces it, as in "Validation error for field 'hidden_size':"."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     text = " ".join(lines[: 1 + lines[0].endswith(":")])
+    text = "".join(character if character.isprintable() else "?" for character in text)
     return text if len(text) <= 300 else f"{text[:300]}…"
 
 
@@ -265,12 +266,17 @@ def clean_config(folder: Path) -> dict[str, Any]:
     return content
 
 
-def check_implementation(config: Any, path: Path) -> None:
-    """Raise CheckpointError if transformers' configuration, or a part of it, names an implementation that could be loaded as a kernel."""
+def accept_config(config: Any, folder: Path) -> None:
+    """Check the configuration that transformers made of the copy (`checked_config`), and name it after its own folder.
+
+    Raises:
+        CheckpointError: it, or a part of it, chooses an implementation that could be loaded as a kernel.
+    """
+    config.name_or_path = str(folder)
     for part in [config, *(getattr(config, name, None) for name in type(config).sub_configs)]:
         names = [getattr(part, f"_{kind}_implementation", None) for kind in ("attn", "experts")]
         if foreign := [name for name in names if name not in _IMPLEMENTATIONS]:
-            raise CheckpointError(f"{path} is refused: it chooses the implementation {_shown(foreign[0])}.")
+            raise CheckpointError(f"{folder / CONFIG} is refused: it chooses the implementation {_shown(foreign[0])}.")
 
 
 def _without(content: Any, keys: set[str]) -> Any:

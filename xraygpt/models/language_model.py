@@ -18,8 +18,8 @@ from xraygpt.common.errors import CheckpointError
 from xraygpt.common.model_folder import (
     CONFIG,
     WEIGHT_FILES,
+    accept_config,
     check_folder,
-    check_implementation,
     checked_config,
     library_errors,
     tokenizer_options,
@@ -61,7 +61,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise CheckpointError(f"{folder} holds a {type(tokenizer).__name__} in place of a tokenizer.")
         _check_special_tokens(tokenizer, folder, getattr(options.get("config"), "vocab_size", None))
-        tokenizer("The heart is normal.")
+        tokenizer("The heart is normal.")  # some fail at their first text only
     return tokenizer
 
 
@@ -90,8 +90,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
     say = f"{folder.absolute() / CONFIG} cannot be used"
     with checked_config(folder) as checked, library_errors(say):
         config = AutoConfig.from_pretrained(checked, **_LOCAL)
-    check_implementation(config, folder / CONFIG)
-    config.name_or_path = str(folder)
+        accept_config(config, folder)
     return config
 
 
