@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import logging
-import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from xraygpt.common.seed import seed_everything
 from xraygpt.conversation import conv_templates
 from xraygpt.serving import RESEARCH_NOTICE, ReportPipeline, TerminalChat
 from xraygpt.serving.example_films import example_films
+from xraygpt.serving.http_guard import add_name_arguments
 from xraygpt.serving.web_queue import PageQueue
 
 QUICKSTART = "eval_configs/quickstart.yaml"
@@ -33,8 +33,13 @@ def parse_args() -> argparse.Namespace:
     )
     page = parser.add_argument_group("the page, which only this machine can reach")
     page.add_argument("--port", type=int, help="where it listens (default: the first free one from 7860 on)")
-    page.add_argument("--auth", metavar="USER:PASSWORD", type=_user_and_password, help="ask for this name and password")
-    page.add_argument("--share", action="store_true", help="also reach it from the internet through gradio's servers; needs --auth")
+    page.add_argument(
+        "--auth",
+        metavar="FILE",
+        type=_auth_file,
+        help="ask for a name and a password, which FILE has as USER:PASSWORD, one user a line; or set XRAYGPT_AUTH=USER:PASSWORD",
+    )
+    add_name_arguments(page)
     terminal = parser.add_argument_group("the terminal")
     terminal.add_argument("--cli", action="store_true", help="chat in the terminal instead of opening the page")
     terminal.add_argument(
@@ -43,17 +48,15 @@ def parse_args() -> argparse.Namespace:
         default="trained",
         help="format of the prompt: the one of training, or the published checkpoints' own (default: %(default)s)",
     )
-    args = parser.parse_args()
-    if args.share and not args.auth:
-        parser.error("--share opens the page to the internet: give --auth USER:PASSWORD too. Never share patients' images this way.")
-    return args
+    return parser.parse_args()
 
 
-def _user_and_password(text: str) -> tuple[str, str]:
-    user, colon, password = text.partition(":")
-    if not (user and colon and password):
-        raise argparse.ArgumentTypeError("expected USER:PASSWORD, such as reader:a-long-secret")
-    return user, password
+def _auth_file(text: str) -> Path:
+    if ":" in text and not Path(text).exists():
+        raise argparse.ArgumentTypeError(
+            "expected a file. Every user of this machine can read a command line: put USER:PASSWORD into a file, and give its name here"
+        )
+    return Path(text)
 
 
 def load_pipeline(args: argparse.Namespace) -> ReportPipeline:
@@ -73,39 +76,20 @@ def load_pipeline(args: argparse.Namespace) -> ReportPipeline:
 
 
 def open_page(args: argparse.Namespace) -> None:
-    """Serve the page until Ctrl-C."""
+    """Serve the page until Ctrl-C or SIGTERM; an answer that is being written is finished first."""
     examples = [*([Path(args.image)] if args.image else []), *example_films()]
-    web = importlib.import_module("xraygpt.serving.web")  # the terminal does not wait for it
+    # The terminal does not wait for these.
+    web, http_app, logins, server = map(
+        importlib.import_module, (f"xraygpt.serving.{name}" for name in ("web", "http_app", "logins", "api_server"))
+    )
+    passwords = logins.read_passwords(args.auth)
     queue = PageQueue()
-    page = web.build_page(load_pipeline(args), examples=examples, queue=queue)
-    try:
-        _, local, shared = page.launch(
-            server_name="127.0.0.1",
-            server_port=args.port,
-            share=args.share,
-            auth=args.auth,
-            prevent_thread_lock=True,
-            quiet=True,
-            **web.PAGE_OPTIONS,
-        )
-    except OSError as error:
-        raise ConfigError(f"Nothing can listen at port {args.port or '7860 to 7959'}: it is taken. Choose another --port.") from error
-    print(f"The page: {local}" + (f" and {shared}" if shared else ""))
+    page = web.build_page(load_pipeline(args), examples=examples, queue=queue, with_logout=bool(passwords))
+    app = http_app.build_app(page=page, login=logins.password_login(passwords) if passwords else None, public_names=args.public_name)
+    listening = server.listen("127.0.0.1", [args.port] if args.port is not None else range(7860, 7960))
+    print(f"The page: http://127.0.0.1:{listening.getsockname()[1]}")
     print("Ctrl-C ends it.", flush=True)
-    stop_in_good_order(queue)
-    page.block_thread()
-
-
-def stop_in_good_order(queue: PageQueue) -> None:
-    """On SIGTERM or Ctrl-C, finish the answer that is being written, then exit; a second Ctrl-C ends at once."""
-
-    def stop(*_: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        queue.finish()
-        sys.exit(0)  # so that the page's temporary folder is removed
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    server.ApiServer(app, page_queue=queue).run(sockets=[listening])
 
 
 def chat(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Package metadata. The versions that are tested together are in constraints.txt: `pip install -e . -c constraints.txt`."""
+"""Package metadata. The versions that are tested together, with their hashes, are in the constraints files: `make install`."""
 
 import re
 from pathlib import Path

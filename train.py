@@ -20,6 +20,7 @@ from xraygpt.common.config import Config, add_config_arguments
 from xraygpt.common.dist_utils import get_rank, init_distributed_mode, leave_process_group
 from xraygpt.common.errors import XrayGPTError
 from xraygpt.common.logger import setup_logger
+from xraygpt.common.printable import printable_line, printable_text
 from xraygpt.common.rank_watch import first_cause
 from xraygpt.common.registry import registry
 from xraygpt.common.seed import seed_everything
@@ -59,7 +60,7 @@ def _resume_options(args: argparse.Namespace) -> list[str]:
 def check(cfg: Config) -> None:
     """Print the resolved configuration and each part's parameters, without reading a weight."""
     model_class = registry.get_model_class(cfg.model_cfg.arch)
-    print(cfg.to_yaml())
+    print(printable_text(cfg.to_yaml()))
     print(f"{'part':<20} {'parameters':>15} {'trainable':>15}")
     counts = model_class.count_parameters(cfg.model_cfg)
     counts["all"] = tuple(sum(column) for column in zip(*counts.values(), strict=True))
@@ -73,7 +74,7 @@ def scan(cfg: Config) -> int:
     task.tolerates = lambda split: True
     datasets = [dataset for splits in task.build_datasets(cfg).values() for dataset in splits.values()]
     bad = scan_data(datasets, num_workers=cfg.run_cfg.num_workers)
-    print(*bad, f"{len(bad)} bad, {sum(map(len, datasets))} read.", sep="\n")
+    print(*map(printable_line, bad), f"{len(bad)} bad, {sum(map(len, datasets))} read.", sep="\n")
     return 1 if bad else 0
 
 

@@ -1,4 +1,4 @@
-"""The API under load: 200 requests from 20 clients at once: python benchmarks/api_load.py --cfg-path eval_configs/quickstart.yaml
+"""The API under load: 400 requests from 50 clients at once: python benchmarks/api_load.py --cfg-path eval_configs/quickstart.yaml
 
 Needs the model of the configuration (make quickstart). A server is started as a user starts it, `xraygpt serve`. Of ten requests seven ask
 properly about an image of their own, one is left before its answer, one is malformed, one is too large. Checked: every proper request is
@@ -20,7 +20,6 @@ from typing import Any
 
 import httpx
 
-NUM_CLIENTS, NUM_REQUESTS = 20, 200
 TOO_LARGE = 40 * 2**20  # bytes; the limit is 32 MiB
 
 
@@ -29,23 +28,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cfg-path", default="eval_configs/quickstart.yaml")
     parser.add_argument("--images", type=Path, default=Path("data/phantom/openi/image"))
+    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--requests", type=int, default=400)
     args = parser.parse_args()
-    images = sorted(args.images.glob("*.png"))[:NUM_REQUESTS]
+    images = sorted(args.images.glob("*.png"))[: args.requests]
     port = free_port()
     command = [sys.executable, "-m", "xraygpt.cli.main", "serve", "--cfg-path", args.cfg_path, "--port", str(port), "--no-page"]
-    server = subprocess.Popen([*command, "--max-queue", str(2 * NUM_CLIENTS)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen([*command, "--max-queue", str(2 * args.clients)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until_up(url, server)
         expected, one_by_one = ask_alone(url, images)
         before = memory_mib(server.pid)
-        load(url, images)  # once more than counted: the second round shows whether memory grows
+        load(url, images, args.clients, args.requests)  # once more than counted: the second round shows whether memory grows
         between = memory_mib(server.pid)
-        outcomes, seconds = load(url, images)
+        outcomes, seconds = load(url, images, args.clients, args.requests)
         after = memory_mib(server.pid)
     finally:
         server.terminate()
         server.wait(timeout=30)
+    print(f"{args.requests} requests of {args.clients} clients in {seconds:.1f} s")
     report(outcomes, expected, seconds, one_by_one)
     print(f"memory of the server: {before:.0f} MiB before, {between:.0f} after the first round, {after:.0f} after the second")
 
@@ -58,11 +60,11 @@ def ask_alone(url: str, images: Sequence[Path]) -> tuple[dict[Path, str], float]
         return reports, len(images) / (time.perf_counter() - start)
 
 
-def load(url: str, images: Sequence[Path]) -> tuple[list[tuple[str, Path, Any]], float]:
+def load(url: str, images: Sequence[Path], num_clients: int, num_requests: int) -> tuple[list[tuple[str, Path, Any]], float]:
     """(kind, image, outcome) of each request, and the seconds that all took."""
     start = time.perf_counter()
-    with ThreadPoolExecutor(NUM_CLIENTS) as pool:
-        outcomes = list(pool.map(lambda number: one_request(url, number, images[number % len(images)]), range(NUM_REQUESTS)))
+    with ThreadPoolExecutor(num_clients) as pool:
+        outcomes = list(pool.map(lambda number: one_request(url, number, images[number % len(images)]), range(num_requests)))
     return outcomes, time.perf_counter() - start
 
 
@@ -100,7 +102,6 @@ def report(outcomes: Sequence[tuple[str, Path, Any]], expected: dict[Path, str],
     lost = [outcome for _, outcome in proper if outcome.startswith("status ")]
     compared = [(outcome, expected[image]) for image, outcome in proper if image in expected]
     crossed = [pair for pair in compared if pair[0] != pair[1]]
-    print(f"{len(outcomes)} requests of {NUM_CLIENTS} clients in {seconds:.1f} s")
     print(f"proper: {len(proper)}, lost {len(lost)}; {len(compared)} compared with the report written alone, {len(crossed)} differ")
     for kind in ("left", "malformed", "too large"):
         print(f"{kind}: {dict(Counter(outcome for other, _, outcome in outcomes if other == kind))}")

@@ -2,16 +2,25 @@
 
 import importlib
 import io
+import os
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from omegaconf import OmegaConf
 
+from tests.serving.made_page import USERS, Reader
+from xraygpt.serving.api_server import ApiServer
+
 Demo = Callable[..., int]
+Visiting = Callable[..., Any]
 
 
 @pytest.fixture
@@ -48,29 +57,80 @@ def test_what_the_user_can_mend_is_one_message(demo: Demo, capsys: pytest.Captur
     assert "model.ckpt: nowhere.pth is missing" in errors
 
 
-def test_the_page_is_opened_for_this_machine_alone(
-    demo: Demo, tiny_storage: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def visiting(demo: Demo, tiny_storage: Path, monkeypatch: pytest.MonkeyPatch) -> Visiting:
+    """A function that opens the page with options, visits it, ends it, and returns what the visit did."""
+
+    def run(visit: Callable[[str], Any], *options: object) -> Any:
+        seen = []
+
+        class Visited(ApiServer):
+            def run(self, sockets: Any = None) -> None:
+                thread = threading.Thread(target=super().run, args=(sockets,))
+                thread.start()
+                while not self.started:
+                    time.sleep(0.01)
+                try:
+                    seen.append(visit(f"http://127.0.0.1:{sockets[0].getsockname()[1]}"))
+                finally:
+                    self.should_exit = True
+                    thread.join()
+
+        monkeypatch.setattr("xraygpt.serving.api_server.ApiServer", Visited)
+        assert demo("--port", 0, "--device", "cpu", "--image", tiny_storage / "image" / "x0.png", *options) == 0
+        return seen[0]
+
+    return run
+
+
+def test_the_page_writes_about_an_image_and_answers_this_machines_names_alone(
+    visiting: Visiting, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    launched: dict[str, Any] = {}
+    def visit(address: str) -> list[int]:
+        assert f"The page: {address}" in capsys.readouterr().out
+        reader = Reader(address)
+        assert "data:image/png" in str(reader.open())
+        hosts = ["localhost", "evil.example", "reports.example"]
+        return [reader.get("/", headers={"Host": host}).status_code for host in hosts]
 
-    def launch(self: Any, **options: Any) -> tuple[None, str, None]:
-        launched.update(options)
-        return None, "http://127.0.0.1:7999/", None
-
-    monkeypatch.setattr("gradio.Blocks.launch", launch)
-    monkeypatch.setattr("gradio.Blocks.block_thread", lambda self: None)
-    monkeypatch.setattr("signal.signal", lambda *_: None)
-    assert demo("--port", 7999, "--auth", "reader:secret", "--device", "cpu", "--image", tiny_storage / "image" / "x0.png") == 0
-    assert (launched["server_name"], launched["server_port"], launched["share"]) == ("127.0.0.1", 7999, False)
-    assert launched["auth"] == ("reader", "secret")
-    assert "http://127.0.0.1:7999/" in capsys.readouterr().out
+    assert visiting(visit) == [200, 421, 421]
+    assert visiting(visit, "--public-name", "reports.example") == [200, 421, 200]
 
 
-@pytest.mark.parametrize(("words", "message"), [(["--share"], "give --auth"), (["--auth", "reader"], "USER:PASSWORD")])
-def test_careless_options_are_refused(demo: Demo, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+def test_a_password_from_a_file_or_the_environment_opens_the_page(
+    visiting: Visiting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def visit(address: str) -> list[int]:
+        with httpx.Client(base_url=address) as client:
+            wrong = client.post("/login", data={"username": "anna", "password": "guess"})
+        return [wrong.status_code, httpx.get(f"{address}/config").status_code, Reader(address, "anna").page.status_code]
+
+    (tmp_path / "auth").write_text("\n".join(f"{user}:{password}" for user, password in USERS.items()))
+    (tmp_path / "auth").chmod(0o644)
+    assert visiting(visit, "--auth", tmp_path / "auth") == [401, 401, 200]
+    assert "chmod 600" in caplog.text
+    caplog.clear()
+    (tmp_path / "auth").chmod(0o600)
+    assert visiting(visit, "--auth", tmp_path / "auth") == [401, 401, 200]
+    monkeypatch.setenv("XRAYGPT_AUTH", f"anna:{USERS['anna']}")
+    assert visiting(visit) == [401, 401, 200]
+    assert "XRAYGPT_AUTH" not in os.environ
+    assert "chmod" not in caplog.text
+
+
+def test_a_password_on_the_command_line_is_refused_and_not_repeated(demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        demo(*words)
-    assert message in capsys.readouterr().err
+        demo("--auth", "reader:secret")
+    error = capsys.readouterr().err
+    assert "put USER:PASSWORD into a file" in error
+    assert "secret" not in error
+
+
+def test_a_port_that_is_taken(demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert demo("--port", port, "--device", "cpu") == 1
+    assert f"Nothing can listen at 127.0.0.1, port {port}" in capsys.readouterr().err
 
 
 def test_without_a_model_it_says_how_to_make_one(

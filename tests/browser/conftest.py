@@ -3,15 +3,17 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from tests.serving.made_session import MadeSession, made_look, made_pipeline
+from tests.serving.made_page import made_page, serving_page
 from xraygpt.datasets.preparation.phantom_film import render_film
 from xraygpt.serving.safety import RESEARCH_NOTICE
+from xraygpt.serving.web_queue import PageQueue
 
 SECONDS_A_WORD = 0.03
 DESKTOP = {"width": 1280, "height": 860}
@@ -48,23 +50,26 @@ class Server:
     """Serves pages on this machine. Each gets a session that speaks `seconds_a_word`, unless it gets a pipeline."""
 
     def __init__(self) -> None:
-        self.pages: list[Any] = []
+        self.running = ExitStack()
 
-    def __call__(self, pipeline: Any = None, *, seconds_a_word: float = SECONDS_A_WORD, **options: Any) -> str:
+    def __call__(
+        self,
+        pipeline: Any = None,
+        *,
+        seconds_a_word: float = SECONDS_A_WORD,
+        queue: PageQueue | None = None,
+        login: Any = None,
+        public_names: Any = (),
+        **options: Any,
+    ) -> str:
         """Serve a page, and return its address; the options are those of `build_page`."""
-        from xraygpt.serving.web import PAGE_OPTIONS, build_page
-
-        if pipeline is None:
-            pipeline = made_pipeline()
-            options = {"new_session": lambda: MadeSession(seconds_a_word), "look": made_look, **options}
-        self.pages.append(page := build_page(pipeline, **options))
-        _, address, _ = page.launch(server_name="127.0.0.1", quiet=True, prevent_thread_lock=True, **PAGE_OPTIONS)
-        return address
+        queue = queue or PageQueue()
+        page = made_page(pipeline, seconds_a_word=seconds_a_word, queue=queue, with_logout=login is not None, **options)
+        return self.running.enter_context(serving_page(page, queue=queue, login=login, public_names=public_names))
 
     def close(self) -> None:
         """Stop serving."""
-        for page in self.pages:
-            page.close(verbose=False)
+        self.running.close()
 
 
 @pytest.fixture
@@ -112,7 +117,7 @@ def open_tab(browser: Any, shared_context: Any) -> Iterator[OpenTab]:
             tab.wait_for_selector(f"text={RESEARCH_NOTICE}")
             tab.fill("input[type=text]", login[0])
             tab.fill("input[type=password]", login[1])
-            tab.click("button:has-text('Login')")
+            tab.click("button:has-text('Log in')")
         tab.wait_for_selector(".xg-viewer[data-ready] .xg-empty")
         tab.wait_for_selector("#xg-upload input[type=file]", state="attached")
         return tab

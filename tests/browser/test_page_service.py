@@ -3,17 +3,15 @@
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from fastapi import FastAPI
 
 from tests.browser.conftest import OpenTab, Serve
 from tests.browser.steps import QUESTION, SENTENCE, SENTENCES, ask, said, upload
 from tests.serving.made_session import MadeSession, made_look, made_pipeline
-from xraygpt.serving.api_page import mount_page
 from xraygpt.serving.api_server import ApiServer
+from xraygpt.serving.http_app import build_app
+from xraygpt.serving.logins import token_login
 from xraygpt.serving.web import build_page
 from xraygpt.serving.web_queue import PageQueue
 
@@ -64,10 +62,8 @@ def test_a_page_that_ends_finishes_the_answer_that_it_writes(serve: Serve, open_
 
 def test_the_page_beside_the_api_asks_for_a_login_and_a_server_told_to_stop_finishes_its_answer(open_tab: OpenTab, film: Path) -> None:
     queue, token = PageQueue(), "a-token-of-a-good-length"
-    app = FastAPI()
-    mount_page(app, build_page(made_pipeline(), new_session=lambda: MadeSession(0.15), look=made_look, queue=queue), [token])
-    service: Any = SimpleNamespace(is_stopping=False, num_inside=0)
-    server = ApiServer(app, service, host="127.0.0.1", port=0, page_queue=queue)
+    page = build_page(made_pipeline(), new_session=lambda: MadeSession(0.15), look=made_look, queue=queue, with_logout=True)
+    server = ApiServer(build_app(page=page, login=token_login([token])), page_queue=queue)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -80,7 +76,6 @@ def test_the_page_beside_the_api_asks_for_a_login_and_a_server_told_to_stop_fini
         server.should_exit = True  # what SIGTERM does
         tab.wait_for_selector(SENTENCE)
         assert said(tab) == SENTENCES
-        assert service.is_stopping
     finally:
         server.should_exit = True
         thread.join(timeout=20)

@@ -140,3 +140,16 @@ def test_real_data(test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     text = page.read_text(encoding="utf-8")
     assert text.count("data:image/jpeg") == 24
     assert "<dd>sources.csv</dd>" in text
+
+
+def test_names_neither_command_the_terminal_nor_forge_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = "i\x1b[2J\nerror 9 forged\u202e"
+    rows = [{"image_id": odd, "caption": "Clear.", "study_id": odd, "subject_id": odd, "split": split} for split in ("train", odd)]
+    write_json(tmp_path / odd / "filter_cap.json", {"annotations": rows})
+    (tmp_path / odd / "image").mkdir()
+    assert show(tmp_path / odd, "--page", tmp_path / f"{odd}.html") == 1
+    page = (tmp_path / f"{odd}.html").read_text(encoding="utf-8")
+    shown = "".join(capsys.readouterr())
+    assert r"i\x1b[2J\nerror 9 forged\u202e" in shown
+    assert not {"\x1b", "\u202e"} & set(shown + page)
+    assert "\nerror 9" not in shown

@@ -169,6 +169,67 @@ def test_strict_refuses_what_is_otherwise_noted(
     assert all("refused by the input gate" in row["error"] and row["concerns"] for row in rows)
 
 
+# Names of files that others chose ---------------------------------------------------------------------------------
+
+ODD_NAMES = [b"=1+1.png", b"M\xfcller.png", b"a\n== forged (x)\x1b[2J.png", "b\u202egnp.png".encode(), b"plain.png", b"w\n\x1b[31m.dcm"]
+"""The last one is damaged. The second one is not UTF-8."""
+ODD_IDS = ["=1+1", "a\n== forged (x)\x1b[2J", "b\u202egnp", r"M\xfcller", "plain", "w\n\x1b[31m"]
+UNSAFE = {"\x1b", "\u202e", "\r", "\udcfc"}
+
+
+@pytest.fixture
+def odd_films(tiny_storage: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for number, name in enumerate(ODD_NAMES):
+        content = (tiny_storage / "image" / f"x{number}.png").read_bytes() if number < len(ODD_NAMES) - 1 else b"no image"
+        try:
+            Path(os.fsdecode(os.path.join(os.fsencode(folder), name))).write_bytes(content)
+        except OSError:
+            pytest.skip("this file system takes no such names")
+    return folder
+
+
+def test_no_name_ends_the_run_or_commands_the_terminal(
+    write: Write, odd_films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.jsonl", "a.csv", "a.txt"):
+        assert write(odd_films, out=tmp_path / name) == 0
+    shown = "".join(capsys.readouterr())
+    assert not UNSAFE & set(shown)
+    assert "\n== forged" not in shown and r"w\n\x1b[31m.dcm" in shown
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert sorted(row["id"] for row in rows) == sorted(ODD_IDS)
+    assert {Path(row["image"]).name for row in rows if row["id"].startswith("M")} == {r"M\xfcller.png"}
+    assert not UNSAFE & set((tmp_path / "a.jsonl").read_text(encoding="utf-8"))
+    text = (tmp_path / "a.txt").read_text(encoding="utf-8")
+    assert sum(line.startswith("== ") for line in text.split("\n")) == len(ODD_IDS)
+    assert not UNSAFE & set(text)
+
+
+def test_what_is_written_as_csv_is_scored_as_it_was(write: Write, odd_films: Path, tmp_path: Path) -> None:
+    (odd_films / "w\n\x1b[31m.dcm").unlink()
+    for name in ("a.jsonl", "a.csv"):
+        write(odd_films, out=tmp_path / name)
+    assert load_reports(tmp_path / "a.csv") == load_reports(tmp_path / "a.jsonl")
+    with open(tmp_path / "a.csv", newline="", encoding="utf-8") as handle:
+        cells = [cell for row in csv.reader(handle) for cell in row]
+    assert "'=1+1" in cells
+    assert not [cell for cell in cells if cell[:1] in set("=+-@\t\r")]
+
+
+def test_an_interrupted_run_continues_with_any_name(run: Run, odd_films: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(2, patch)
+        with pytest.raises(KeyboardInterrupt):
+            run(odd_films, "--batch-size", 2)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(1, patch)
+        rows = run(odd_films, "--batch-size", 2)[1]
+    assert rows == run(odd_films, "--batch-size", 2, "--overwrite")[1]
+    assert len(rows) == len(ODD_IDS)
+
+
 # Interrupted -----------------------------------------------------------------------------------------------------
 
 

@@ -12,9 +12,9 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from xraygpt.cli.inspect import visible
 from xraygpt.cli.main import main
 from xraygpt.common.checkpoint_folder import CheckpointFolder
+from xraygpt.common.printable import printable_line
 from xraygpt.diagnosis import weights_file
 
 CONFIG = {"run": {"init_lr": 1e-4}, "model": {"arch": "mini_gpt4"}}
@@ -253,8 +253,8 @@ def many() -> list[Any]:
         ({"state_dict": {"a": torch.zeros(1)}}, "the keys 'state_dict'"),
         (state(10, epoch="one"), "'epoch' must be of type int, but is str"),
         (state(10, llm=[1]), "'llm' must be of type dict, but is list"),
-        (state(10, config={"run": endless()}), "'config' is nested without end"),
-        (state(10, config={"run": many()}), "'config' holds more than 10,000 values"),
+        (state(10, config={"run": endless()}), "more than 50 values within each other"),
+        (state(10, config={"run": many()}), "refers to the same ones again and again"),
     ],
 )
 def test_content_that_no_checkpoint_has(tmp_path: Path, inspect: Any, content: Any, message: str) -> None:
@@ -297,7 +297,7 @@ def test_a_name_cannot_command_the_terminal(tmp_path: Path, inspect: Any) -> Non
     code, out = inspect(tmp_path / "c.pth")
     assert code == 0
     assert "\x1b" not in out
-    assert visible("a×b\x1b[2J") == "a×b\\x1b[2J"
+    assert printable_line("a×b\x1b[2J") == "a×b\\x1b[2J"
 
 
 def test_kinds() -> None:

@@ -68,3 +68,8 @@ def test_a_bad_file_leaves_no_table(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["label", "--reports", str(tmp_path / "reports.jsonl"), "--out", str(tmp_path / "labels.csv")]) == 1
     assert "no field 'report'" in capsys.readouterr().err
     assert not (tmp_path / "labels.csv").exists()
+
+
+def test_the_table_holds_no_formula_and_numbers_stay_numbers(tmp_path: Path) -> None:
+    write_json_lines(tmp_path / "reports.jsonl", [{"id": key, "report": "Possible pneumonia."} for key in ("=1+1", "-2", "a\x1b")])
+    assert label(tmp_path / "reports.jsonl") == {"'=1+1": {"Pneumonia": "-1"}, "'-2": {"Pneumonia": "-1"}, "a\x1b": {"Pneumonia": "-1"}}

@@ -110,3 +110,19 @@ def test_ctrl_c_is_130(toy: Callable) -> None:
 
     toy(run)
     assert main(["toy"]) == 130
+
+
+def test_what_an_error_quotes_neither_commands_the_terminal_nor_forges_a_line(
+    toy: Callable[[Callable[[argparse.Namespace], int]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(args: argparse.Namespace) -> int:
+        raise DataError("a\x1b[2J\r\nerror: forged\u202e\udcff: cannot be read.")
+
+    toy(fail)
+    assert main(["toy"]) == 1
+    assert capsys.readouterr().err == "error: a\\x1b[2J\\r\n  error: forged\\u202e\\xff: cannot be read.\n"
+    for words in (["toy", "a\x1b[2J\nforged"], ["toy", "--count", "\x1b[2J"], ["\x1b[2J"]):
+        with pytest.raises(SystemExit):
+            main(words)
+        shown = capsys.readouterr().err
+        assert "\x1b" not in shown and "\nforged" not in shown

@@ -1,8 +1,13 @@
 """`xraygpt prepare`: the command lines that the documentation shows, on small sources made here."""
 
+import csv
 import functools
 import http.server
 import json
+import os
+import re
+import subprocess
+import sys
 import tarfile
 import threading
 from pathlib import Path
@@ -128,3 +133,24 @@ def test_download_then_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         server.shutdown()
     (row,) = json.loads(Path("data/openi/filter_cap.json").read_text())["annotations"]
     assert row["image_id"] == "CXR7_IM-0007-1001"
+
+
+def test_names_of_images_neither_command_the_terminal_nor_forge_lines(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_noise(tmp_path / "films" / "a.png", seed=1, size=(90, 80))
+    for name in (b"=b\x1b[2J\n2026 [INFO] forged.png", "c\u202egnp.png".encode(), b"d\xff.png"):
+        try:
+            Path(os.fsdecode(os.fsencode(tmp_path / "films") + b"/" + name)).write_bytes(b"damaged")
+        except OSError:
+            pytest.skip("this file system takes no such names")
+    words = ["prepare", "images", "--source", str(tmp_path / "films"), "--out", str(tmp_path / "out"), "--workers", "1"]
+    done = subprocess.run([sys.executable, "-m", "xraygpt.cli.main", *words], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    shown = (done.stdout + done.stderr).decode()
+    assert shown.count("Left out: ") == 3 and r"=b\x1b[2J\n2026 [INFO] forged.png" in shown and r"d\xff.png" in shown
+    assert not {"\x1b", "\u202e"} & set(shown)
+    assert not re.search(r"^2026 \[INFO\] forged", shown, re.MULTILINE)
+    for name in ("dropped.csv", "sources.csv", "manifest.json", "README.md"):
+        (tmp_path / "out" / name).read_text(encoding="utf-8")
+    with open(tmp_path / "out" / "dropped.csv", newline="", encoding="utf-8") as handle:
+        cells = [cell for row in csv.reader(handle) for cell in row]
+    assert r"d\xff.png" in cells and not [cell for cell in cells if cell[:1] in set("=+-@")]

@@ -113,3 +113,19 @@ def test_two_runs_write_the_same_bytes(folder: Path) -> None:
     first = {path.name: path.read_bytes() for path in (folder / "out").iterdir()}
     run(folder)
     assert {path.name: path.read_bytes() for path in (folder / "out").iterdir()} == first
+
+
+def test_names_neither_command_the_terminal_nor_forge_lines(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = folder / "x\x1b[2J\nfirst: forged\u202e.jsonl"
+    (folder / "better.jsonl").rename(odd)
+    words = ("--references", folder / "data", "--out", folder / "out", "--resamples", 20)
+    assert call(odd, folder / "reports.jsonl", *words) == 0
+    assert call(odd, *words) == 0
+    shown = "".join(capsys.readouterr())
+    texts = [(folder / "out" / name).read_text(encoding="utf-8") for name in ("comparison.md", "scorecard.md", "report.html")]
+    texts += [(folder / "out" / name).read_text(encoding="utf-8") for name in ("comparison.json", "scorecard.json")]
+    for text in (shown, *texts):
+        assert not {"\x1b", "\u202e"} & set(text)
+    for text in (shown, *texts[:2]):
+        assert "\nfirst: forged" not in text
+    assert read(folder / "out" / "comparison.json")["first"] == str(odd)

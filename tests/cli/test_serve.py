@@ -46,7 +46,6 @@ def token_file(tmp_path: Path) -> Path:
 def serving(config: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """A function that runs the command with options, visits the server once it is up, stops it, and returns what the visit did."""
     handler = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # set by the page; the next test sets its own
 
     def run(visit: Visit, *options: object) -> Any:
         seen = []
@@ -98,15 +97,28 @@ def test_a_token_opens_api_and_page(serving: Run, tiny_storage: Path, token_file
     image = (tiny_storage / "image" / "x0.png").read_bytes()
 
     def visit(client: httpx.Client) -> list[int]:
-        assert RESEARCH_NOTICE in client.get("/").text  # on the page that asks for the token
+        assert RESEARCH_NOTICE in client.get("/", follow_redirects=True).text  # on the page that asks for the token
         answers = [ask(client, image), ask(client, image, Authorization=f"Bearer {TOKEN}"), client.get("/config")]
         answers.append(client.post("/login", data={"username": "xraygpt", "password": "guess"}))
         answers.append(client.post("/login", data={"username": "xraygpt", "password": TOKEN}))
         answers.append(client.get("/config"))
-        answers.append(client.get("/healthz", headers={"Host": "reports.example.org"}))
+        answers.append(client.get("/metrics"))  # the login is for the page
         return [answer.status_code for answer in answers]
 
-    assert serving(visit, "--api-token-file", token_file) == [401, 200, 401, 400, 200, 200, 200]
+    assert serving(visit, "--api-token-file", token_file) == [401, 200, 401, 401, 303, 200, 401]
+
+
+@pytest.mark.parametrize("with_tokens", [False, True])
+def test_names_and_sites(serving: Run, token_file: Path, with_tokens: bool) -> None:
+    def visit(client: httpx.Client) -> list[int]:
+        answers = [client.get(path, headers={"Host": "evil.example"}) for path in ("/", "/healthz", "/v1/models")]
+        answers += [client.get(path, headers={"Host": "reports.example.org"}) for path in ("/login", "/", "/healthz")]
+        answers += [client.post("/login", data={}, headers={"Origin": "https://evil.example"})]
+        return [answer.status_code for answer in answers]
+
+    options = ["--api-token-file", token_file] if with_tokens else []
+    own = [200, 303, 200] if with_tokens else [401, 200, 200]
+    assert serving(visit, "--public-name", "reports.example.org", *options) == [421, 421, 421, *own, 403]
 
 
 def test_options(serving: Run, tiny_storage: Path) -> None:
@@ -167,9 +179,8 @@ def test_sigterm_ends_it_and_leaves_no_file(config: Path, tmp_path: Path) -> Non
     assert process.stderr is not None
     with process.stderr:
         assert any("Uvicorn running" in line for line in process.stderr)
-        assert len(list((tmp_path / "temporary").glob("xraygpt-*"))) == 1
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
     assert process.wait(20) == 0, rest
     # gradio makes an empty folder of its own when it is imported
-    assert [path for path in (tmp_path / "temporary").rglob("*") if path.is_file() or path.name.startswith("xraygpt-")] == []
+    assert [path for path in (tmp_path / "temporary").rglob("*") if path.is_file()] == []

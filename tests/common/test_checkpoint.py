@@ -58,7 +58,7 @@ def test_every_difference_is_named() -> None:
 
 def test_safetensors(tmp_path: Path) -> None:
     save_file({"llama_proj.bias": torch.ones(2)}, tmp_path / "proj.safetensors")
-    assert model_state(load_checkpoint(tmp_path / "proj.safetensors"))["llama_proj.bias"].tolist() == [1.0, 1.0]
+    assert model_state(load_checkpoint(tmp_path / "proj.safetensors"), "p")["llama_proj.bias"].tolist() == [1.0, 1.0]
 
 
 class Code:
@@ -81,7 +81,7 @@ def write_damaged(path: Path) -> None:
         ("c.pth", write_damaged, "cannot be read"),
         ("c.pth", lambda path: path.write_bytes(b""), "cannot be read"),
         ("c.safetensors", lambda path: path.write_bytes(b"abc"), "cannot be read"),
-        ("c.pth", lambda path: torch.save(Code(), path), "it could run code"),
+        ("c.pth", lambda path: torch.save(Code(), path), "could run code"),
         ("c.pth", lambda path: torch.save([1, 2], path), "holds a list"),
     ],
 )

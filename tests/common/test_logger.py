@@ -11,6 +11,7 @@ from typing import IO
 import pytest
 import torch
 
+from tests.e2e.tiny_run import kept_logging
 from xraygpt.common import files
 from xraygpt.common.logger import MetricLogger, RunLog, SmoothedValue, is_log_step, setup_logger
 
@@ -176,3 +177,16 @@ def test_the_logger_says_who_speaks(capsys: pytest.CaptureFixture[str], monkeypa
     shown = capsys.readouterr().err
     assert re.search(r"\d \[INFO\] hello\n.* \[WARNING\] rank 3: careful\n", shown)
     assert "quiet" not in shown
+
+
+def test_a_name_cannot_forge_a_line_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    with kept_logging():
+        setup_logger()
+        logging.getLogger("xraygpt.x").warning("Left out: %s", "a\n2026-01-01 00:00:00,000 [INFO] forged\x1b[2J\u202e\udcff")
+        try:
+            raise ValueError("b\n2026-01-01 00:00:00,000 [INFO] forged")
+        except ValueError:
+            logging.getLogger("xraygpt.x").exception("Failed:")
+    lines = capsys.readouterr().err.splitlines()
+    assert [re.sub(r"^.{23}", "", line) for line in lines if not line.startswith(" ")] == [" [WARNING] Left out: a", " [ERROR] Failed:"]
+    assert lines[1] == r"  2026-01-01 00:00:00,000 [INFO] forged\x1b[2J\u202e\xff"

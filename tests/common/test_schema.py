@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from omegaconf import MISSING
 
-from xraygpt.common.schema import check_section, missing_paths, path_field
+from xraygpt.common.schema import check_section, missing_paths, name_field, names_field, path_field
 
 
 @dataclass
@@ -26,8 +26,14 @@ class Outer:
     inner: Inner = field(default_factory=Inner)
     required: Inner = MISSING
     paths: Any = path_field(how_to_get="Download it.")
+    job: str = name_field()
+    splits: list[str] = names_field("train")
 
 
+BAD_NAMES = (
+    *("..", ".", "a/b", "/a", "../a", "a\\b", "C:a", "a..b", ".hidden", "-option", "_a", "~", "é"),
+    *("a b", "a\n", "a\nb", "\x1b[2J", "a\0", "a" * 101, True),
+)
 GOOD = {"name": "x", "required": {"width": 1}}
 
 
@@ -50,6 +56,12 @@ def test_defaults_are_filled_in() -> None:
         ({"inner": 3}, ["s.inner: expected a block of keys, got 3."]),
         ({"required": {"width": "x"}}, ["s.required.width: expected int, got 'x'"]),
         ({"paths": 3}, ["s.paths: expected a path, got 3."]),
+        ({"job": "", "splits": ["val", "test.2"]}, []),
+        ({"job": 20240101}, []),
+        ({"job": "a" * 100}, []),
+        *(({"job": name}, ["s.job: expected a name of at most 100 letters"]) for name in BAD_NAMES),
+        *(({"splits": ["val", name]}, ["s.splits: expected a name of at most 100 letters"]) for name in ("", *BAD_NAMES)),
+        ({"splits": "val/.."}, ["s.splits: expected a name"]),
         ({"a": 1, "b": 2}, ["s.a: there is no such key.", "s.b: there is no such key."]),
         ({"name": MISSING}, ["s.name: required, but not given."]),
     ],

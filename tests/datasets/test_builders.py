@@ -78,6 +78,8 @@ def test_extra_keys_are_kept(write: Write) -> None:
         ({"caption": "x"}, '"image_id" must be a non-empty text, got nothing'),
         ({"image_id": 3, "caption": "x"}, '"image_id" must be a non-empty text, got a int'),
         ({"image_id": "a", "caption": "  "}, '"caption" must be a non-empty text, got an empty one'),
+        ({"image_id": "a\ud800", "caption": "x"}, '"image_id" holds half of a surrogate pair'),
+        ({"image_id": "a", "caption": "\udcff"}, '"caption" holds half of a surrogate pair'),
         ({"image_id": "../a", "caption": "x"}, "leaves the image folder"),
         ({"image_id": "/etc/a", "caption": "x"}, "leaves the image folder"),
         ({"image_id": "p1/../../a", "caption": "x"}, "leaves the image folder"),

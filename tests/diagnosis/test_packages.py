@@ -48,7 +48,10 @@ def test_a_local_version_is_in_its_range(installed: dict[str, str]) -> None:
 
 
 def test_other_versions_than_the_pins_are_named(installed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pins = "# made by uv\nnumpy==2.3.1\ntorch==2.14.1\nscipy==1.15.0\nnumpy==1.0 ; python_full_version < '3.5'\n"
+    pins = (
+        "# made by uv\nnumpy==2.3.1 \\\n    --hash=sha256:00 \\\n    --hash=sha256:01\ntorch==2.14.1\nscipy==1.15.0\n"
+        "numpy==1.0 ; python_full_version < '3.5' \\\n    --hash=sha256:02\n"
+    )
     (tmp_path / "constraints.txt").write_text(pins)
     monkeypatch.setattr(registry, "get_path", lambda name: str(tmp_path))
     (finding,) = packages.check_constraints()
@@ -74,4 +77,5 @@ def test_without_installation(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [finding.level for finding in packages.check_python()] == ["OK"]
     (finding,) = packages.check_packages()
     assert finding.level == "WARN"
-    assert "pip install -e ." in finding.advice
+    assert "make install-runtime" in finding.advice
+    assert "pip install --no-deps -e ." in finding.advice

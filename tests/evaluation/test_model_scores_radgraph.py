@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from tests.evaluation.model_score_weights import bert_config, corpus, write_tokenizer
 from xraygpt.evaluation.model_scores import compute_model_scores, radgraph_f1
@@ -19,7 +20,7 @@ EVENTS = {"trigger_spans_per_word": 0.3, "argument_spans_per_word": 0.3, "loss_w
 
 
 def write_weights(folder: Path) -> Path:
-    """An unpacked archive of the package, its encoder beside it; weights.th holds no parameters."""
+    """An unpacked archive of the package, its encoder beside it; weights.th holds two numbers."""
     import torch
 
     (folder / "vocabulary").mkdir(parents=True)
@@ -45,7 +46,7 @@ def write_weights(folder: Path) -> Path:
         "\nObservation::definitely present\nObservation::definitely absent\n"
     )
     (folder / "vocabulary" / "radgraph-xl__relation_labels.txt").write_text("modify\nlocated_at\n")
-    torch.save({}, folder / "weights.th")
+    torch.save({"bias": torch.ones(2)}, folder / "weights.th")
     return folder
 
 
@@ -63,9 +64,12 @@ class StubRadGraph:
         }
         assert all(Path(name, "config.json").is_file() for name in encoders), f"the package would ask the hub for {encoders}"
         (cache / "vocabulary" / ".lock").touch()
-        (cache / "weights.th").read_bytes()
+        self.state = torch.load(cache / "weights.th", weights_only=True)
         StubRadGraph.texts_read = []
         sys.stdout.write("Using device: cpu")  # as the package does
+
+    def named_parameters(self) -> list[tuple[str, torch.Tensor]]:
+        return list(self.state.items())
 
     def __call__(self, texts: list[str]) -> dict[str, Any]:
         StubRadGraph.texts_read += texts
@@ -107,6 +111,14 @@ def test_levels_and_references(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == ""
     assert not (folder / "vocabulary" / ".lock").exists()  # the user's folder stays as it is
     assert HUB_NAME in (folder / "config.json").read_text()
+
+
+@pytest.mark.usefixtures("package")
+def test_weights_that_are_not_finite_give_no_score(tmp_path: Path) -> None:
+    folder = write_weights(tmp_path / "radgraph-xl")
+    torch.save({"bias": torch.tensor([1.0, torch.nan])}, folder / "weights.th")
+    _, skipped = compute_model_scores(corpus(["clear"], ["clear"]), {"radgraph": folder})
+    assert "weights.th cannot be used: bias holds NaN" in skipped["radgraph"]
 
 
 @pytest.mark.usefixtures("package")

@@ -199,7 +199,22 @@ def test_images_are_shrunk_and_keep_their_greys(tmp_path: Path, bits: int) -> No
     assert abs(int(np.asarray(shown).mean()) - 100) <= 1
 
 
-def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "x.png").write_bytes(b"not an image")
+def png_of_a_chunk_that_ends_early() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (64, 64)).save(buffer, "PNG")
+    content = bytearray(buffer.getvalue())
+    content[36] -= 10  # the length of the image data
+    return bytes(content)
+
+
+@pytest.mark.parametrize("content", [b"not an image", png_of_a_chunk_that_ends_early()], ids=["text", "damaged"])
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.png").write_bytes(content)
     with pytest.raises(DataError, match=r"x\.png: the image cannot be read"):
         image_data_uri(tmp_path / "x.png")
+
+
+def test_no_name_and_no_report_turns_the_text_of_the_page_round(tmp_path: Path) -> None:
+    page = page_of(tmp_path, Case("a\u202egnp", None, ("Clear\u2066.",), "Clear\x1b[2J.\udcff"), title="\u202etitle")
+    assert not {"\u202e", "\u2066", "\x1b"} & set(page)
+    assert r"a\u202egnp" in text_of(page) and r"\u202etitle" in text_of(page)

@@ -1,6 +1,7 @@
 """The card as text: every number with its interval, marked where a baseline is not beaten."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from tests.evaluation.cards import card, score
@@ -94,3 +95,8 @@ def test_details_are_flat_and_readable() -> None:
         ("checkpoints · 1 · path", "x"),
         ("none", "–"),
     ]
+
+
+def test_a_name_makes_no_line_and_no_command_of_its_own() -> None:
+    shown = format_markdown(replace(card(), provenance={"reports": "a|b\n# forged\x1b[2J\u202e.jsonl"}))
+    assert r"| reports | a\|b # forged\x1b[2J\u202e.jsonl |" in shown.split("\n")

@@ -1,5 +1,6 @@
 """Radiographs in DICOM that tests make up."""
 
+import struct
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,55 @@ def lut(entries: Any, *, first: int = 0, bits: int = 8, vr: str = "US", explanat
     if explanation:
         item.LUTExplanation = explanation
     return item
+
+
+def j2k_stream(
+    *,
+    columns: int = 48,
+    rows: int = 32,
+    components: int = 1,
+    bits: int = 12,
+    origin: tuple[int, int] = (0, 0),
+    tile: tuple[int, int] | None = None,
+    step: int = 1,
+    layers: int = 1,
+    blocks: tuple[int, int] = (4, 4),
+    precincts: tuple[int, ...] = (),
+    main: bytes = b"",
+    tile_header: bytes = b"",
+) -> bytes:
+    """A JPEG 2000 code stream of two resolutions whose only tile-part holds nothing.
+
+    Args:
+        columns: of the image; so `rows`, `components`, `bits`.
+        origin: where the image begins.
+        tile: columns and rows of a tile; None: the image.
+        step: of the samples; 2 is subsampled.
+        layers: of quality.
+        blocks: exponents of the code blocks' sides, less 2.
+        precincts: sizes, one of each resolution.
+        main: further segments of the main header, after the quantisation.
+        tile_header: segments of the tile-part's header.
+    """
+    tile_columns, tile_rows = tile or (columns, rows)
+    sizes = struct.pack(">HIIIIIIII", 0, columns, rows, *origin, tile_columns, tile_rows, 0, 0)
+    component = struct.pack(">BBB", bits - 1, step, step)
+    size = b"\xff\x51" + struct.pack(">H", 38 + 3 * components) + sizes + struct.pack(">H", components) + component * components
+    style = struct.pack(">BBHBBBBBB", bool(precincts), 0, layers, 0, 1, *blocks, 0, 1) + bytes(precincts)
+    quantisation = b"\xff\x5c\x00\x07\x40" + b"\x60" * 4
+    part = b"\xff\x90\x00\x0a" + struct.pack(">HIBB", 0, 14 + len(tile_header), 0, 1) + tile_header + b"\xff\x93"
+    return b"\xff\x4f" + size + b"\xff\x52" + struct.pack(">H", 2 + len(style)) + style + quantisation + main + part + b"\xff\xd9"
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    """A box of a JP2 file."""
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+def jp2(stream: bytes, *, columns: int = 48, rows: int = 32, before: bytes = b"") -> bytes:
+    """A JP2 file of a code stream; `before` are boxes that stand before it."""
+    image_header = box(b"ihdr", struct.pack(">IIHBBBB", rows, columns, 1, 11, 7, 0, 0))
+    return box(b"jP  ", b"\r\n\x87\n") + box(b"ftyp", b"jp2 \0\0\0\0jp2 ") + box(b"jp2h", image_header) + before + box(b"jp2c", stream)
 
 
 def gdcm_compressed(stream: BytesIO, syntax: str, folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """A header that is damaged, or made to harm: always a DataError, and never a word about the patient."""
 
 import logging
+import struct
 import warnings
 import zlib
 from io import BytesIO
@@ -14,7 +15,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from tests.processors.made_dicom import WHOLE_RANGE, dicom, lut
 from xraygpt.common.errors import DataError
-from xraygpt.processors import image_io, open_image
+from xraygpt.processors import dicom_header, image_io, open_image
 
 PATIENT = {
     "SpecificCharacterSet": "ISO_IR 100",
@@ -119,3 +120,67 @@ def test_a_file_without_file_meta_is_read_as_it_parses() -> None:
     assert buffer.getvalue()[:2] == b"\x08\x00"
     buffer.seek(0)
     assert np.asarray(open_image(buffer)).tolist() == [[0, 62, 125, 255]]
+
+
+ITEM = b"\xfe\xff\x00\xe0\x00\x00\x00\x00"
+STUDIES, WINDOW_CENTER, SPECIFIC_CHARACTER_SET, VOI_LUTS, PIXEL_DATA = 0x00081110, 0x00281050, 0x00080005, 0x00283010, 0x7FE00010
+
+
+def element(tag: int, vr: bytes, value: bytes, *, is_open: bool = False) -> bytes:
+    """An element of explicit value type with a long length, or of undefined length."""
+    end = b"\xfe\xff\xdd\xe0" + bytes(4) if is_open else b""
+    return struct.pack("<HH2sHI", tag >> 16, tag & 0xFFFF, vr, 0, 0xFFFFFFFF if is_open else len(value)) + value + end
+
+
+def item_of(num_elements: int) -> bytes:
+    elements = b"".join(struct.pack("<HH2sH", 0x0009, number, b"LO", 0) for number in range(num_elements))
+    return b"\xfe\xff\x00\xe0\xff\xff\xff\xff" + elements + b"\xfe\xff\x0d\xe0" + bytes(4)
+
+
+def nested_item() -> bytes:
+    return b"\xfe\xff\x00\xe0\xff\xff\xff\xff" + element(STUDIES, b"SQ", ITEM, is_open=True) + b"\xfe\xff\x0d\xe0" + bytes(4)
+
+
+SMALL_BUT_MANY = {
+    "empty items": (element(STUDIES, b"SQ", ITEM * 500, is_open=True), "the DICOM header is larger than"),
+    "an item of many elements": (element(STUDIES, b"SQ", item_of(500), is_open=True), "the DICOM header is larger than"),
+    "items within items": (element(STUDIES, b"SQ", nested_item() * 200, is_open=True), "the DICOM header is larger than"),
+    "bytes without a length": (element(0x00091001, b"OB", bytes(30_000), is_open=True), "the DICOM header is larger than"),
+    "look-up tables": (element(VOI_LUTS, b"SQ", ITEM * 200), "VOILUTSequence is missing or damaged"),
+    "a long sequence": (element(VOI_LUTS, b"SQ", bytes(40_000)), "VOILUTSequence is damaged, or larger"),
+    "look-up tables that are texts": (element(VOI_LUTS, b"UT", b"1\\" * 20), "VOILUTSequence is damaged, or larger"),
+    "windows": (element(WINDOW_CENTER, b"UT", b"1\\" * 2_000), "WindowCenter is damaged, or larger"),
+    "windows without a length": (element(WINDOW_CENTER, b"UT", b"1\\" * 9, is_open=True), "WindowCenter is damaged, or larger"),
+    "character sets": (element(SPECIFIC_CHARACTER_SET, b"UT", b"a\\" * 2_000), "SpecificCharacterSet is damaged, or larger"),
+    "pixels that are texts": (element(PIXEL_DATA, b"UT", b"1\\" * 20), "PixelData is damaged, or larger"),
+    "pixels that are items": (element(PIXEL_DATA, b"SQ", ITEM * 20), "PixelData is damaged, or larger"),
+    "pixels of an unknown kind": (element(PIXEL_DATA, b"UN", ITEM * 20, is_open=True), "PixelData is damaged, or larger"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("is_deflated", [False, True])
+@pytest.mark.parametrize("case", SMALL_BUT_MANY)
+def test_a_header_of_very_many_pieces_is_refused(case: str, is_deflated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would become some hundred bytes of objects, for as little as two bytes of the file."""
+    many, reason = SMALL_BUT_MANY[case]
+    monkeypatch.setattr(dicom_header, "MAX_HEADER_READS", 400)
+    for limit in ("MAX_HEADER_BYTES", "MAX_LUT_BYTES", "MAX_ELEMENT_BYTES"):
+        monkeypatch.setattr(dicom_header, limit, {"MAX_ELEMENT_BYTES": 2_000}.get(limit, 20_000))
+    content = dicom().getvalue()
+    assert open_image(BytesIO(content)).size == (4, 1)
+    start = content.index(b"\x08\x00\x16\x00UI")  # the first element after the file meta
+    content = content[:start] + many + content[start:]
+    if is_deflated:
+        deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        dataset, meta = content[start:], dicom(TransferSyntaxUID=DeflatedExplicitVRLittleEndian).getvalue()
+        end = meta.index(DeflatedExplicitVRLittleEndian.encode()) + len(DeflatedExplicitVRLittleEndian)
+        content = meta[:end] + deflater.compress(dataset) + deflater.flush()
+    with pytest.raises(DataError, match=f"the image stream: .*{reason}"):
+        open_image(BytesIO(content))
+
+
+def test_an_element_that_is_not_read_may_be_large() -> None:
+    content = dicom(**WHOLE_RANGE).getvalue()
+    start = content.index(b"\x08\x00\x16\x00UI")
+    private = element(0x00091001, b"OB", bytes(2 * dicom_header.MAX_HEADER_BYTES))
+    assert open_image(BytesIO(content[:start] + private + content[start:])).size == (4, 1)

@@ -26,7 +26,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from tests.processors.made_dicom import WHOLE_RANGE, changed, dicom, gdcm_compressed, grey, written
+from tests.processors.made_dicom import WHOLE_RANGE, box, changed, dicom, gdcm_compressed, grey, j2k_stream, jp2, written
 from xraygpt.common.errors import DataError
 from xraygpt.processors import dicom_pixels, open_image
 
@@ -104,7 +104,7 @@ def test_jpeg_baseline() -> None:
 )
 def test_a_missing_decoder_is_named(syntax: UID, bits: int, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Decoder, "available_plugins", property(lambda self: ()))
-    stream = with_frame(frame_header(bits=bits) if syntax != JPEG2000Lossless else j2k_header(bits=bits), TransferSyntaxUID=syntax)
+    stream = with_frame(frame_header(bits=bits) if syntax != JPEG2000Lossless else j2k_stream(bits=bits), TransferSyntaxUID=syntax)
     with pytest.raises(DataError, match=rf"the image stream: compressed as JPEG.*, for which no decoder is installed\. .*{advice}"):
         open_image(stream)
 
@@ -119,31 +119,127 @@ def test_a_film_of_video_is_refused() -> None:
         open_image(with_frame(b"\x00\x00\x01\xb3" * 4, TransferSyntaxUID=MPEG2MPML))
 
 
+def test_a_compressed_syntax_without_a_check_is_refused_though_pydicom_decodes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = compressed(FILM, JPEG2000Lossless)
+    monkeypatch.delitem(dicom_pixels.PLUGINS, dicom_pixels.JPEG_2000_LOSSLESS)
+    with pytest.raises(DataError, match=r"stored as JPEG 2000 .*, which is not read"):
+        open_image(stream)
+
+
 def with_frame(frame: bytes, **elements: Any) -> BytesIO:
     """A file of 48 x 32 pixels of 12 bits whose compressed frame is this."""
     return dicom(FILM, PixelData=encapsulate([frame]), **elements)
 
 
 def frame_header(*, columns: int = 48, rows: int = 32, components: int = 1, bits: int = 12, marker: int = 0xC3) -> bytes:
-    """The beginning of a JPEG: a comment, a fill byte, the frame header."""
+    """The beginning of a JPEG: a comment, a fill byte, the frame header, the first scan's header."""
     comment = b"\xff\xfe\x00\x06ABCD\xff"
-    return b"\xff\xd8" + comment + struct.pack(">BBHBHHB", 0xFF, marker, 8 + 3 * components, bits, rows, columns, components) + bytes(3)
-
-
-def j2k_header(*, columns: int = 48, rows: int = 32, components: int = 1, bits: int = 12) -> bytes:
-    """The beginning of a JPEG 2000 code stream."""
-    sizes = struct.pack(">HIIIIIIII", 0, columns, rows, 0, 0, columns, rows, 0, 0)
-    return b"\xff\x4f\xff\x51\x00\x29" + sizes + struct.pack(">HBBB", components, bits - 1, 1, 1)
+    frame = struct.pack(">BBHBHHB", 0xFF, marker, 8 + 3 * components, bits, rows, columns, components) + bytes(3 * components)
+    return b"\xff\xd8" + comment + frame + b"\xff\xda\x00\x08" + bytes(6)
 
 
 @pytest.mark.parametrize(
     "lie", [{"columns": 60_000, "rows": 60_000}, {"rows": 31}, {"components": 3}, {"bits": 17}], ids=["huge", "size", "colour", "bits"]
 )
-@pytest.mark.parametrize(("header", "syntax"), [(frame_header, JPEGLosslessSV1), (j2k_header, JPEG2000Lossless)])
+@pytest.mark.parametrize(("header", "syntax"), [(frame_header, JPEGLosslessSV1), (j2k_stream, JPEG2000Lossless)])
 def test_a_code_stream_that_is_not_what_the_header_says_is_never_decoded(lie: dict, header: Any, syntax: UID) -> None:
     """A decoder would trust it: fill the memory, or end the process."""
     with pytest.raises(DataError, match=r"the compressed image is of .*; the DICOM header says 48 x 32 of 1 x 16 at most"):
         open_image(with_frame(header(**lie), TransferSyntaxUID=syntax))
+
+
+LARGE, DECOY = {"columns": 100, "rows": 100}, {"columns": 48, "rows": 32}
+JPEG_FRAMES = {
+    dicom_pixels.JPEG_BASELINE: 0xC0,
+    dicom_pixels.JPEG_EXTENDED: 0xC1,
+    dicom_pixels.JPEG_LOSSLESS: 0xC3,
+    dicom_pixels.JPEG_LOSSLESS_SV1: 0xC3,
+    dicom_pixels.JPEG_LS_LOSSLESS: 0xF7,
+    dicom_pixels.JPEG_LS_NEAR_LOSSLESS: 0xF7,
+}
+
+
+def large_frame_with_decoy(syntax: str) -> bytes:
+    """A frame of 100 x 100 pixels in which something that no decoder looks at says 48 x 32."""
+    if syntax in JPEG_FRAMES:
+        bits = 8 if JPEG_FRAMES[syntax] == 0xC0 else 12
+        hidden = frame_header(**LARGE, bits=bits, marker=JPEG_FRAMES[syntax])[2:]
+        restart = b"\xff\xd0" + struct.pack(">H", 2 + len(hidden))  # a marker without a length; what looks like one is not
+        return b"\xff\xd8" + restart + hidden + frame_header(**DECOY, bits=bits, marker=JPEG_FRAMES[syntax])[2:]
+    return jp2(j2k_stream(**LARGE), **LARGE, before=box(b"uuid", bytes(16) + j2k_stream(**DECOY)))
+
+
+@pytest.mark.parametrize("syntax", dicom_pixels.PLUGINS)
+def test_the_size_is_read_where_the_decoder_reads_it(syntax: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Decoder, "as_array", lambda *_, **__: pytest.fail("decoded"))
+    frame = large_frame_with_decoy(syntax)
+    with pytest.raises(DataError, match=r"the compressed image is of 100 x 100 pixels .*; the DICOM header says 48 x 32"):
+        open_image(with_frame(frame, TransferSyntaxUID=UID(syntax)), max_pixels=2_000)
+
+
+def rle_frame(*segments: bytes) -> bytes:
+    starts = [64 + sum(map(len, segments[:index])) for index in range(len(segments))]
+    return struct.pack("<16I", len(segments), *starts, *[0] * (15 - len(segments))) + b"".join(segments)
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (rle_frame(b"\x81\x00" * 12), "1 RLE segments for 2 bytes a pixel"),
+        (rle_frame(*[b"\x81\x00" * 12] * 3), "3 RLE segments for 2 bytes a pixel"),
+        (struct.pack("<16I", 2**32 - 1, *[64] * 15), "4294967295 RLE segments"),
+        (b"\x02\x00", "damaged or cut short"),
+    ],
+    ids=["one byte", "three bytes", "endless", "cut"],
+)
+def test_a_run_length_header_that_contradicts_the_file_is_never_unpacked(
+    frame: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "frombytes", lambda *_: pytest.fail("unpacked"))
+    with pytest.raises(DataError, match=reason):
+        open_image(with_frame(frame, TransferSyntaxUID=RLELossless))
+
+
+def test_run_lengths_are_unpacked_up_to_the_end_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, unpack = [], Image.frombytes
+    monkeypatch.setattr(Image, "frombytes", lambda mode, size, *rest: sizes.append(size) or unpack(mode, size, *rest))
+    high, low = b"\x81\x08" * 12, b"\x81\x07" * 12  # twelve runs of 128 are the image's 48 x 32
+    endless = rle_frame(high + b"\x81\x09" * 5_000, low + b"\x80" + b"\x81\x09" * 5_000)
+    image = open_image(with_frame(endless, TransferSyntaxUID=RLELossless, **WHOLE_RANGE))
+    assert np.asarray(image).tolist() == [[round(0x0807 / 4095 * 255)] * 48] * 32
+    assert sizes == [(48 * 32, 1)] * 2
+
+
+def test_runs_may_cross_the_ends_of_rows() -> None:
+    """The standard forbids it, writers do it."""
+    content = np.arange(48 * 32) // 100
+    runs = b"".join(bytes([257 - number, value]) for value, number in zip(*np.unique(content, return_counts=True), strict=True))
+    image = open_image(with_frame(rle_frame(runs, bytes([0x81, 0] * 12)), TransferSyntaxUID=RLELossless, **WHOLE_RANGE))
+    assert np.asarray(image).ravel().tolist() == [round(256 * value / 4095 * 255) for value in content]
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+def test_a_frame_may_come_in_several_fragments_but_not_in_any_number(syntax: UID, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = pydicom.dcmread(compressed(FILM, syntax))
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    dataset.PixelData = encapsulate([frame], fragments_per_frame=5)
+    assert np.array_equal(open_image(written(dataset)), expected_film())
+    monkeypatch.setattr(dicom_pixels, "MAX_FRAGMENTS", 4)
+    with pytest.raises(DataError, match="a frame in more than 4 fragments"):
+        open_image(written(dataset))
+
+
+def test_an_offset_table_of_several_frames_is_refused() -> None:
+    stream = j2k_stream()
+    with pytest.raises(DataError, match="an offset table of 2 frames where there is one"):
+        open_image(dicom(FILM, TransferSyntaxUID=JPEG2000Lossless, PixelData=encapsulate([stream, stream])))
+
+
+def test_a_code_stream_in_a_jp2_file_is_read() -> None:
+    dataset = pydicom.dcmread(compressed(FILM, JPEG2000Lossless))
+    stream = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    dataset.PixelData = encapsulate([jp2(stream, before=box(b"xml ", j2k_stream(**LARGE)))])
+    assert np.array_equal(open_image(written(dataset)), expected_film())
 
 
 @pytest.mark.parametrize("size", [(16, 16), (200, 200)])

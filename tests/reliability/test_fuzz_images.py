@@ -10,10 +10,10 @@ import pydicom
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
-from tests.processors.made_dicom import changed, dicom, gdcm_compressed, lut
+from tests.processors.made_dicom import box, changed, dicom, gdcm_compressed, jp2, lut, written
 from tests.reliability.fuzzing import attempt, damaged, fuzz
 from xraygpt.evaluation.report_html import image_data_uri
 from xraygpt.processors import open_image
@@ -33,11 +33,14 @@ def pillow_files() -> list[bytes]:
     grey = Image.fromarray(PIXELS.astype(np.uint8))
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a description"
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("Raw profile type exif", f"\nexif\n9\n{exif.tobytes().hex()}", zip=True)
+    texts.add_itxt("XML:com.adobe.xmp", "tiff:Orientation>6<", zip=True)
     palette = grey.convert("P")
     return [
         saved(grey, "PNG"),
         saved(Image.fromarray(PIXELS), "PNG"),
-        saved(grey.convert("RGBA"), "PNG", exif=exif),
+        saved(grey.convert("RGBA"), "PNG", exif=exif, pnginfo=texts, icc_profile=b"profile"),
         saved(palette, "PNG", transparency=3),
         saved(grey.convert("1"), "PNG", optimize=True),
         saved(grey, "JPEG"),
@@ -57,9 +60,7 @@ def compressed(syntax: str) -> bytes:
     """A file that pydicom compresses."""
     dataset = pydicom.dcmread(dicom(PIXELS))
     dataset.compress(syntax)
-    stream = BytesIO()
-    dataset.save_as(stream, enforce_file_format=False)
-    return stream.getvalue()
+    return written(dataset).getvalue()
 
 
 def dicom_files() -> list[bytes]:
@@ -105,6 +106,33 @@ def lossless_files(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 @given(data=st.data())
 def test_dicom_of_gdcm(data: st.DataObject, lossless_files: list[bytes]) -> None:
     opened(data.draw(damaged(lossless_files)))
+
+
+CODE_STREAM_HEADER = 120
+"""Bytes of a compressed frame within which sizes, tiles, tables and segments are described."""
+
+
+@st.composite
+def damaged_frame(draw: st.DrawFn, originals: list[bytes]) -> bytes:
+    """A DICOM file whose header is whole, and whose compressed frame says something else in its own; or is a JP2 file."""
+    dataset = pydicom.dcmread(BytesIO(draw(st.sampled_from(originals))))
+    frame = pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1)
+    if dataset.file_meta.TransferSyntaxUID == JPEG2000Lossless and draw(st.booleans()):
+        frame = jp2(frame, columns=PIXELS.shape[1], rows=PIXELS.shape[0], before=box(b"uuid", frame[:60]))
+    dataset.PixelData = pydicom.encaps.encapsulate([draw(damaged([frame[:CODE_STREAM_HEADER]])) + frame[CODE_STREAM_HEADER:]])
+    return written(dataset).getvalue()
+
+
+@fuzz()
+@given(content=damaged_frame([compressed(RLELossless), compressed(JPEG2000Lossless), jpeg_dicom()]))
+def test_headers_of_compressed_frames(content: bytes) -> None:
+    opened(content)
+
+
+@fuzz(0.5)
+@given(data=st.data())
+def test_headers_of_frames_of_gdcm(data: st.DataObject, lossless_files: list[bytes]) -> None:
+    opened(data.draw(damaged_frame(lossless_files)))
 
 
 @fuzz(0.1)

@@ -246,16 +246,16 @@ def test_no_secret_of_the_environment_is_written(
         assert not [path for path in written if value.encode() in path.read_bytes()]
 
 
-@pytest.mark.parametrize("name", ["HF_TOKEN", "OPENAI_API_KEY", "aws_secret_access_key", "PGPASSWORD", "DB_PASS", "GH_PAT", "MYSQL_PWD"])
+@pytest.mark.parametrize("name", ["HF_TOKEN", "DATABASE_URL", "KUBECONFIG", "XRAYGPT_API_TOKEN"])
 def test_a_secret_cannot_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "5ecret")
     cfg_path = make_workspace(tmp_path)
-    with pytest.raises(ConfigError, match=f"{name} looks like a secret") as refused:
+    with pytest.raises(ConfigError, match=f"variable {name} is not read") as refused:
         Config(arguments(cfg_path, f"run.job_id=${{oc.env:{name}}}"))
     assert "5ecret" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["HOME", "PWD", "SCRATCH", "SLURM_JOB_ID", "GIT_AUTHOR_NAME"])
+@pytest.mark.parametrize("name", ["SCRATCH", "SLURM_JOB_ID", "XRAYGPT_RUN"])
 def test_other_variables_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "value")
     assert Config(arguments(make_workspace(tmp_path), f"run.job_id=${{oc.env:{name}}}")).run_cfg.job_id == "value"

@@ -15,15 +15,18 @@ import numpy as np
 import openai
 import torch
 from PIL import Image
+from starlette.types import ASGIApp
 
 from xraygpt.models.generation import GeneratedText
 from xraygpt.processors import Blip2ImageEvalProcessor, check_image
-from xraygpt.serving.api import build_app
 from xraygpt.serving.api_limits import ApiLimits
 from xraygpt.serving.api_prompt import QuestionReader
 from xraygpt.serving.api_server import ApiServer
 from xraygpt.serving.api_service import ApiService
 from xraygpt.serving.api_writer import BatchWriter
+from xraygpt.serving.failed_logins import FailedLogins
+from xraygpt.serving.http_app import build_app
+from xraygpt.serving.http_limits import HttpLimits
 from xraygpt.serving.pipeline import ReportPipeline
 
 CHAT = "/v1/chat/completions"
@@ -152,6 +155,7 @@ class MarkModel:
 class RunningServer(ApiServer):
     """A server that knows what it serves, and where."""
 
+    service: ApiService
     pipeline: ReportPipeline
     port: int
 
@@ -167,7 +171,8 @@ def api_server(
     settings: dict[str, Any] = SETTINGS,
     tokens: Sequence[str] = (),
     image_size: int = 0,
-    any_host: bool = False,
+    http_limits: HttpLimits | None = None,
+    failed_logins: FailedLogins | None = None,
     **limits: Any,
 ) -> Iterator[RunningServer]:
     """Serve a model on a free port until the block ends; without an image size it sees the mean of each image."""
@@ -177,18 +182,35 @@ def api_server(
     bounds = ApiLimits(**{"max_seconds": 20, **limits})
     write = BatchWriter(pipeline, threading.Lock()).write
     service = ApiService(QuestionReader(pipeline, limits=bounds), write, model_name="marks", limits=bounds, tokens=tokens)
-    server = RunningServer(build_app(service, any_host=any_host), service, host="127.0.0.1", port=0)
+    app = build_app(service=service)
+    server = RunningServer(app, service, host="127.0.0.1", port=0, http_limits=http_limits, failed_logins=failed_logins)
     server.pipeline = pipeline
+    with _running(server):
+        try:
+            yield server
+        finally:
+            if isinstance(model, MarkModel):
+                model.go_on.set()
+
+
+@contextmanager
+def page_server(app: ASGIApp, **options: Any) -> Iterator[RunningServer]:
+    """Serve an application without an API, as a page alone, on a free port until the block ends."""
+    server = RunningServer(app, host="127.0.0.1", port=0, **options)
+    with _running(server):
+        yield server
+
+
+@contextmanager
+def _running(server: RunningServer) -> Iterator[None]:
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
         time.sleep(0.01)
     server.port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield server
+        yield
     finally:
-        if isinstance(model, MarkModel):
-            model.go_on.set()
         server.should_exit = True
         thread.join()
 

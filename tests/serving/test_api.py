@@ -17,6 +17,7 @@ import openai
 import pytest
 
 from tests.serving.made_api import CHAT, MarkModel, RunningServer, api_server, body, client, data_uri, film, post, user
+from xraygpt.serving.http_limits import HttpLimits
 from xraygpt.serving.safety import RESEARCH_NOTICE
 
 
@@ -136,7 +137,8 @@ def test_a_body_of_unknown_length_is_bounded_too(model: MarkModel) -> None:
 
 
 def test_a_body_that_does_not_arrive_is_given_up(model: MarkModel) -> None:
-    with api_server(model, receive_seconds=0.2) as server, socket.create_connection(("127.0.0.1", server.port)) as slow:
+    limits = HttpLimits(body_window_seconds=0.2)
+    with api_server(model, http_limits=limits) as server, socket.create_connection(("127.0.0.1", server.port)) as slow:
         head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
         slow.sendall(head.encode() + b"{")
         assert slow.recv(1000).startswith(b"HTTP/1.1 408")
@@ -145,7 +147,7 @@ def test_a_body_that_does_not_arrive_is_given_up(model: MarkModel) -> None:
 
 def test_a_name_that_is_not_this_machines_is_refused(server: RunningServer) -> None:
     for path in ("/v1/models", "/healthz", CHAT):
-        assert httpx.get(f"{server.url}{path}", headers={"Host": "evil.example"}).status_code == 400
+        assert httpx.get(f"{server.url}{path}", headers={"Host": "evil.example"}).status_code == 421
     assert httpx.get(f"{server.url}/healthz", headers={"Host": "localhost:8000"}).status_code == 200
 
 

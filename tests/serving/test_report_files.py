@@ -90,3 +90,23 @@ def test_the_ending_says_the_format(name: str, asked: str | None, chosen: str) -
 def test_another_ending_is_refused(name: str) -> None:
     with pytest.raises(DataError, match="which format"):
         format_of(Path(name), None)
+
+
+# Text of others ----------------------------------------------------------------------------------------------------
+
+
+def test_csv_holds_no_formula_and_loses_no_character(tmp_path: Path) -> None:
+    texts = ["=1+1", "- No effusion.", "@x", "\r=x", "'=x", "one\rtwo\r\nthree", "+", "\u202e\x1b[2J"]
+    rows = [{**ROWS[0], "id": f"{text} {number}", "image": text, "report": text} for number, text in enumerate(texts)]
+    written(tmp_path, "csv", rows)
+    assert load_predictions(tmp_path / "reports.csv").reports == {row["id"]: row["report"] for row in rows}
+    with open(tmp_path / "reports.csv", newline="", encoding="utf-8") as handle:
+        cells = [cell for row in csv.reader(handle) for cell in row]
+    assert not [cell for cell in cells if cell[:1] in set("=+-@\t\r")]
+
+
+def test_a_heading_of_the_text_is_an_image(tmp_path: Path) -> None:
+    row = {**ROWS[0], "id": "a\n== b (b.png)", "image": "a\x1b[2J.png", "report": "Clear.\n== c (c.png)\nEffusion.\x1b[2J\u202e"}
+    text = written(tmp_path, "txt", [row])
+    assert [line for line in text.split("\n") if line.startswith("==")] == [r"== a\n== b (b.png) (a\x1b[2J.png)"]
+    assert not {"\x1b", "\u202e"} & set(text)

@@ -74,3 +74,23 @@ def test_nothing_is_overwritten_or_guessed(tmp_path: Path, record: dict[str, Any
         with pytest.raises(DataError, match=message):
             save_chat(tmp_path / name, record)
     assert (tmp_path / "there.md").read_text() == "mine"
+
+
+def test_a_name_stays_in_its_code_span(record: dict[str, Any]) -> None:
+    text = chat_markdown({**record, "image": "a`![x](http://x)`` \n# forged\x1b[2J"})
+    assert r"- image: ```a`![x](http://x)`` \n# forged\x1b[2J```" in text.split("\n")
+
+
+@pytest.mark.parametrize("ending", [".md", ".json"])
+def test_no_byte_of_a_name_and_no_escape_sequence_of_a_model_is_obeyed(tmp_path: Path, ending: str) -> None:
+    turns = [Turn("a\x1b]0;q\x07", make_answer(("\x1b[2JClear\u202e ~~lungs~~ &lt;", 0.2)))]
+    path = tmp_path / f"chat{ending}"
+    save_chat(path, chat_record(turns, image="M\udcfcller.png", about={"model": "x\udcff.yaml"}))
+    text = path.read_text(encoding="utf-8")
+    assert not {"\x1b", "\x07", "\u202e"} & set(text)
+    if ending == ".json":
+        assert json.loads(text)["turns"][0]["answer"] == turns[0].answer.text
+        assert json.loads(text)["image"] == r"M\xfcller.png"
+    else:
+        assert r"`M\xfcller.png`" in text
+        assert r"\~\~lungs\~\~ \&lt;" in text

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from xraygpt.common.printable import printable_text
 from xraygpt.conversation import CONV_VISION
 from xraygpt.processors import Blip2ImageEvalProcessor, input_gate
 from xraygpt.serving import RESEARCH_NOTICE, ReportPipeline, TerminalChat, terminal
@@ -51,7 +52,7 @@ def test_answers_are_those_of_the_session(talk: Talk, pipeline: ReportPipeline, 
     for question in ("", "What?", "Sure?"):
         list(session.stream(question))
     shown = talk("/image {0}", "/report", "What?", "Sure?")
-    places = [shown.index(turn.answer.text) for turn in session.turns]
+    places = [shown.index(printable_text(turn.answer.text)) for turn in session.turns]
     assert places == sorted(places)
     assert len({turn.answer.text for turn in session.turns}) == 3
 
@@ -166,6 +167,18 @@ def test_what_an_answer_deserves_doubt_for_stands_below_it(canned: Talk) -> None
         "Unsure (25%): Stable heart.",
         "Note: The conversation is long: this was written without its oldest question.",
     ]
+
+
+def test_neither_model_nor_name_commands_the_terminal(canned: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "\x1b]52;c;eA==\x07Clear\u202e\r\x9b2J lungs."
+    answer = Answer(text=text, sentences=[AnswerSentence(text, 0.2, 0, 3)], truncated=False, dropped_turns=0)
+    monkeypatch.setattr(CannedSession, "answer", answer)
+    monkeypatch.setattr(CannedSession, "stream", lambda self, question, cancelled: (self.turns.append(Turn(question, answer)), text)[1:])
+    shown = canned("/image a\x1b[2J\nImage: forged\udcff.png", "What?", "/\x1b[2J", f"/save {tmp_path}/\x1b[2J.md", "/save x\x1b.txt")
+    assert not {"\x1b", "\x07", "\u202e", "\r", "\x9b", "\udcff"} & set(shown)
+    assert r"Image: a\x1b[2J\nImage: forged\xff.png" in shown.split("\n")
+    assert r"\x1b]52;c;eA==\x07Clear\u202e\r\u009b2J lungs." in shown
+    assert r"\x1b[2J.md" in shown and r"x\x1b.txt" in shown
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat(canned: Talk) -> None:

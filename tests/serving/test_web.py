@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,9 @@ import pytest
 from PIL import Image
 
 from tests.serving.made_session import REPORT, MadeSession, made_answer, made_look, made_pipeline
+from xraygpt.common.errors import DataError
 from xraygpt.serving import web_actions, web_workspace
+from xraygpt.serving.page_sessions import Session
 from xraygpt.serving.safety import RESEARCH_NOTICE
 from xraygpt.serving.session import Turn
 from xraygpt.serving.web import build_page
@@ -18,7 +19,7 @@ from xraygpt.serving.web_actions import BEAMS, GREEDY, SAMPLING, PageActions, de
 from xraygpt.serving.web_export import EXPORTS, export
 from xraygpt.serving.web_queue import PageQueue
 from xraygpt.serving.web_view import answer_flags, conversation_html, film_uri, finding_rows
-from xraygpt.serving.web_workspace import Workspace, Workspaces
+from xraygpt.serving.web_workspace import TooManyTabsError, Workspace, Workspaces
 
 SETTINGS = decoding_settings(GREEDY, 4, 1.0, 0.9, 120, 0)
 
@@ -43,29 +44,20 @@ def last(screens: Iterator[dict[str, Any]]) -> dict[str, Any]:
     return list(screens)[-1]
 
 
-def test_a_file_is_removed_once_it_is_opened(actions: PageActions, workspace: Workspace, tmp_path: Path) -> None:
-    make_film().save(tmp_path / "Jane Doe.png")
-    screen = actions.open_file(workspace, tmp_path / "Jane Doe.png")
-    assert screen["film"].startswith("data:image/png;base64,")
-    assert list(tmp_path.iterdir()) == []
-    assert workspace.current is not None
-    assert workspace.current.title == "1 · Jane Doe.png"
+def test_what_cannot_be_read_as_a_film_is_told(actions: PageActions, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: MadeSession, image: Image.Image) -> None:
+        raise DataError("The file: too small.")
 
-
-def test_what_is_no_image_is_refused_without_its_name(actions: PageActions, workspace: Workspace, tmp_path: Path) -> None:
-    (tmp_path / "Jane Doe.txt").write_text("a letter")
-    screen = actions.open_file(workspace, tmp_path / "Jane Doe.txt")
-    assert "not a PNG, JPEG or DICOM" in screen["alerts"]
-    assert "Jane" not in screen["alerts"]
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(MadeSession, "open_image", refuse)
+    assert "too small" in actions.open_upload(workspace, make_film(), "x.png")["alerts"]
     assert workspace.current is None
 
 
-def test_too_many_pixels_are_refused(actions: PageActions, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web_actions, "MAX_PIXELS", 100)
-    make_film().save(tmp_path / "x.png")
-    assert "at most 100" in actions.open_file(workspace, tmp_path / "x.png")["alerts"]
-    assert workspace.current is None
+def test_an_image_is_turned_by_right_angles_alone(actions: PageActions, workspace: Workspace) -> None:
+    chat = workspace.open(make_film(), "x.png")
+    for _ in range(3):  # by other angles it would grow each time, without end
+        assert "90, 180 or 270" in actions.correct(workspace, False, 45)["alerts"]
+    assert chat.film.size == (140, 160)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +190,17 @@ def test_every_export_carries_notice_flags_and_no_markup(workspace: Workspace, k
         assert "<b>Bones" not in text
 
 
+@pytest.mark.parametrize("kind", EXPORTS)
+def test_no_export_holds_what_commands_a_terminal_or_forges_a_line(workspace: Workspace, kind: str) -> None:
+    chat = workspace.open(make_film(), "x\x1b[2J\nAnswer: forged\u202e\udcff.png")
+    chat.session.turns.append(Turn("Bones?\nAnswer: forged", made_answer("Clear\x1b[2J\u202e.\n\nQuestion: forged")))
+    text = export(chat, SETTINGS, kind)["text"]
+    text.encode()
+    assert not {"\x1b", "\u202e"} & set(text)
+    if kind == "text":
+        assert not [line for line in text.split("\n") if line.endswith("forged") and not line.startswith("  ")]
+
+
 def test_shown_texts_are_escaped(workspace: Workspace) -> None:
     chat = workspace.open(make_film(), "x.png")
     chat.session.turns.append(Turn("<script>", made_answer("<i>")))
@@ -228,19 +231,38 @@ def test_a_reader_is_told(values: dict[str, Any], words: str) -> None:
     assert words in note
 
 
-def test_tabs_and_conversations_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web_workspace, "MAX_WORKSPACES", 2)
+def test_conversations_of_a_tab_are_bounded(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web_workspace, "MAX_CONVERSATIONS", 2)
-    tabs = Workspaces(MadeSession)
-    chats = [tabs.of("a").open(make_film(), f"{i}.png") for i in range(3)]
-    assert list(tabs.of("a").chats) == [2, 3]
+    chats = [workspace.open(make_film(), f"{i}.png") for i in range(3)]
+    assert list(workspace.chats) == [2, 3]
     assert chats[0].stop.is_set()
-    tabs.of("b")
-    tabs.of("c")
-    assert len(tabs) == 2
-    assert tabs.of("a").current is None  # forgotten, and new
-    tabs.close("a")
+
+
+def test_the_newcomer_is_refused_and_no_work_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_workspace, "MAX_WORKSPACES", 3)
+    monkeypatch.setattr(web_workspace, "MAX_WORKSPACES_OF_LOGIN", 2)
+    tabs = Workspaces(MadeSession)
+    chat = tabs.of("a1", "anna").open(make_film(), "x.png")
+    tabs.of("a2", "anna")
+    with pytest.raises(TooManyTabsError, match="2 tabs with images are open under this login"):
+        tabs.of("a3", "anna")
+    tabs.of("b1", "bela")
+    with pytest.raises(TooManyTabsError, match="as many open tabs as it can"):
+        tabs.of("c1", "carl")
+    assert tabs.of("a1", "anna").current is chat
+    tabs.close("a2")
+    tabs.of("c1", "carl")
+    assert len(tabs) == 3
+
+
+def test_a_session_that_ends_forgets_its_tabs_alone() -> None:
+    tabs, ended, other = Workspaces(MadeSession), Session("anna", "1"), Session("anna", "2")
+    chat = tabs.of(ended.tab("x"), "anna").open(make_film(), "x.png")
+    kept = tabs.of(other.tab("x"), "anna")
+    tabs.close_all_of(ended)
+    assert chat.stop.is_set()
     assert len(tabs) == 1
+    assert tabs.of(other.tab("x"), "anna") is kept
 
 
 def test_large_films_are_shown_smaller() -> None:
@@ -263,7 +285,7 @@ def test_suggestions_are_the_questions_of_training() -> None:
     assert suggested_questions(made_pipeline().model) == ["Describe this film.", "What does it show?"]
 
 
-def test_the_page_offers_nothing_to_programs(tmp_path: Path) -> None:
+def test_the_page_offers_nothing_to_programs() -> None:
     page = build_page(made_pipeline(), new_session=MadeSession, look=made_look)
-    assert page.get_api_info()["named_endpoints"] == {}
-    assert page.analytics_enabled is False
+    assert page.blocks.get_api_info()["named_endpoints"] == {}
+    assert page.blocks.analytics_enabled is False

@@ -7,7 +7,6 @@ xraygpt cache verify cache [--repair]                                           
 """
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,10 @@ from typing import Any
 import xraygpt.runners  # noqa: F401  registers the runner that a configuration names
 from xraygpt.common.config import Config, add_config_arguments
 from xraygpt.common.dist_utils import among_ranks
-from xraygpt.common.errors import ConfigError
+from xraygpt.common.errors import ConfigError, DataError, first_line
+from xraygpt.common.files import read_small_json
 from xraygpt.common.logger import setup_logger
+from xraygpt.common.printable import printable_line
 from xraygpt.common.signals import EXIT_STOPPED, StoppedEarly, stop_on_signals
 from xraygpt.datasets.feature_cache import FeatureCache
 from xraygpt.tasks import setup_task
@@ -60,8 +61,12 @@ def _build(cfg: Config) -> int:
 
 def _caches(path: Path) -> Iterator[tuple[FeatureCache, dict[str, Any]]]:
     for file in sorted(path.glob("*/key.json"), key=lambda file: file.stat().st_mtime):
-        key = json.loads(file.read_text(encoding="utf-8"))
-        yield FeatureCache(file.parent, key), key
+        try:
+            key = read_small_json(file)
+            cache, _ = FeatureCache(file.parent, key), key["vision"]["files"]
+        except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:
+            raise DataError(f"{file} is damaged: {first_line(error)}. Delete its folder; what was in it is computed again.") from error
+        yield cache, key
 
 
 def _show(caches: list[tuple[FeatureCache, dict[str, Any]]]) -> int:
@@ -70,10 +75,8 @@ def _show(caches: list[tuple[FeatureCache, dict[str, Any]]]) -> int:
         size = sum(file.stat().st_size for file in cache.folder.iterdir())
         vision = key["vision"]
         weights = ", ".join(checksum[:8] for checksum in vision["files"])
-        print(
-            f"{cache.folder.name:<18} {len(cache):>10,} {size / 1e9:>8.2f}  {key['dtype']:<9} {vision['image_size']:>5}"
-            f"  {vision['precision']:<9}  {weights}"
-        )
+        line = f"{cache.folder.name:<18} {len(cache):>10,} {size / 1e9:>8.2f}  {key['dtype']:<9} {vision['image_size']:>5}"
+        print(printable_line(f"{line}  {vision['precision']:<9}  {weights}"))
     print("A folder whose weights, sizes or precision no run has any more can be deleted.")
     return 0
 
@@ -86,5 +89,5 @@ def _verify(caches: list[tuple[FeatureCache, dict[str, Any]]], *, repair: bool) 
         if repair and damaged:
             cache.forget(damaged)
         done = ", removed" if repair and damaged else ""
-        print(f"{cache.folder.name:<18} {rows:>10,} rows, {len(damaged)} damaged{done}")
+        print(printable_line(f"{cache.folder.name:<18} {rows:>10,} rows, {len(damaged)} damaged{done}"))
     return 1 if found and not repair else 0

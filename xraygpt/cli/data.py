@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xraygpt.common.errors import DataError
+from xraygpt.common.printable import printable_line, printable_text
 from xraygpt.datasets.preparation.contact_sheet import make_tile, write_contact_sheet
 from xraygpt.datasets.preparation.folder_checks import Issue, find_issues, hash_images, image_files, read_manifest
 from xraygpt.datasets.preparation.folder_summary import (
@@ -48,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
     hashes = hash_images(args.folder, samples, files)
     issues = find_issues(args.folder, samples, files, hashes)
     summary = summarize(shown, read_statuses=read_statuses, findings=FINDINGS, seed=args.seed)
-    print(format_summary(summary))
-    print(f"\n{format_issues(issues)}")
+    print(printable_text(format_summary(summary)))
+    print(printable_text(f"\n{format_issues(issues)}"))
     if not args.no_page:
         page = args.page or Path("output", "data", f"{args.folder.resolve().name}.html")
         drawn = choose(shown, count=args.images, seed=args.seed, key=lambda sample: sample.image_id)
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             issues=issues,
             tiles=[make_tile(sample, args.folder, files) for sample in drawn],
         )
-        print(f"\nWritten: {page}. It holds images and texts of the data: keep it only where the data may be kept.")
+        print(f"\nWritten: {printable_line(page)}. It holds images and texts of the data: keep it only where the data may be kept.")
     return 1 if any(issue.level == "error" for issue in issues) else 0
 
 
@@ -80,7 +81,7 @@ def format_summary(summary: FolderSummary) -> str:
     lines += ["", f"{'split':<16}{'studies':>12}{'images':>12}"]
     for split, size in summary.splits.items():
         studies = f"{size.studies:,}" if summary.studies is not None else "–"
-        lines.append(f"{split or 'not named':<16}{studies:>12}{size.images:>12,}")
+        lines.append(f"{printable_line(split) or 'not named':<16}{studies:>12}{size.images:>12,}")
     if summary.lengths:
         lines += ["", *_length_lines(summary.lengths)]
     if summary.findings:
@@ -92,9 +93,9 @@ def format_issues(issues: Sequence[Issue]) -> str:
     """One line an issue, and one with its examples."""
     lines = ["checks of the whole folder" + ("" if issues else ": nothing was found")]
     for issue in issues:
-        lines.append(f"{issue.level.upper() if issue.level == 'error' else issue.level:<8}{issue.count:>9,} {issue.what}")
+        lines.append(f"{issue.level.upper() if issue.level == 'error' else issue.level:<8}{issue.count:>9,} {printable_line(issue.what)}")
         if issue.examples:
-            lines.append(f"{'':<18}{', '.join(issue.examples)}{', …' if issue.count > len(issue.examples) else ''}")
+            lines.append(f"{'':<18}{printable_line(', '.join(issue.examples))}{', …' if issue.count > len(issue.examples) else ''}")
     return "\n".join(lines)
 
 

@@ -10,7 +10,6 @@ Every check is made, whatever became of those before it; the exit code is 1 if o
 """
 
 import argparse
-import json
 import os
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -18,6 +17,7 @@ from dataclasses import asdict
 from typing import Any
 
 from xraygpt.common.config import add_config_arguments
+from xraygpt.common.printable import json_text, message_text
 from xraygpt.common.run_config import RunConfig
 from xraygpt.diagnosis import FAIL, OK, WARN, Finding, examine, quiet_logging
 
@@ -46,10 +46,10 @@ def run(args: argparse.Namespace) -> int:
         for finding in _meet(args) if above_rank_0 else diagnose(args):
             findings.append(finding)
             if not args.json and not (above_rank_0 and finding.level == OK):
-                print(format_finding(finding), flush=True)
+                print(message_text(format_finding(finding)), flush=True)
     counts = Counter(finding.level for finding in findings)
     if args.json and not above_rank_0:
-        print(json.dumps({"findings": [asdict(finding) for finding in findings], "counts": dict(counts)}, indent=1, ensure_ascii=False))
+        print(json_text({"findings": [asdict(finding) for finding in findings], "counts": dict(counts)}, indent=1))
     elif not above_rank_0:
         print(f"\n{counts[OK]} OK, {counts[WARN]} to look at (WARN), {counts[FAIL]} failed (FAIL)")
     return 1 if counts[FAIL] else 0

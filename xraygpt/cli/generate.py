@@ -36,6 +36,7 @@ from xraygpt.common.errors import DataError
 from xraygpt.common.files import ANNOTATIONS_NAME
 from xraygpt.common.journal import Journal, weights_sha256
 from xraygpt.common.logger import setup_logger
+from xraygpt.common.printable import printable_line, utf8_name
 from xraygpt.common.seed import seed_everything
 from xraygpt.datasets.builders import load_annotations
 from xraygpt.datasets.datasets import CaptionDataset
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
             setup_logger()
             rows = _generate(args, cfg, images, format_name)
     except KeyboardInterrupt:
-        print(f"\n{args.out} is not there yet. The finished batches are kept: the same command continues.")
+        print(f"\n{printable_line(args.out)} is not there yet. The finished batches are kept: the same command continues.")
         raise
     return 1 if all("error" in row for row in rows) else 0
 
@@ -152,7 +153,7 @@ def _stamp(path: Path) -> list[Any]:
 
 def _summarise(out: Path, rows: Sequence[Row]) -> None:
     errors = [row["error"] for row in rows if "error" in row]
-    print(f"{out}: {len(rows) - len(errors)} reports.")
+    print(f"{printable_line(out)}: {len(rows) - len(errors)} reports.")
     concerns = Counter(concern["kind"] for row in rows if "error" not in row for concern in row["concerns"])
     if concerns:
         counts = ", ".join(f"{kind} {count}" for kind, count in concerns.most_common())
@@ -176,7 +177,7 @@ def find_images(paths: Sequence[Path], *, split: str | None) -> Images:
     """The images of prepared folders (of one split, if given), all images below other folders, and single files.
 
     An identifier is the annotation's image_id, or the path below the folder without its suffix; the whole path where two would
-    be the same.
+    be the same. A path stands in it as `utf8_name` writes it, so that any file format can hold it.
 
     Raises:
         DataError: a path does not exist, a split is asked of what has none, or there are no images.
@@ -185,7 +186,7 @@ def find_images(paths: Sequence[Path], *, split: str | None) -> Images:
     if not images:
         raise DataError(f"There are no images in {', '.join(map(str, paths))}" + (f" of the split {split!r}." if split else "."))
     counts = Counter(image_id for image_id, _ in images)
-    return [(image_id if counts[image_id] == 1 else path.as_posix(), path) for image_id, path in images]
+    return [(image_id if counts[image_id] == 1 else utf8_name(path.as_posix()), path) for image_id, path in images]
 
 
 def _images_at(path: Path, split: str | None) -> Images:
@@ -197,10 +198,10 @@ def _images_at(path: Path, split: str | None) -> Images:
         raise DataError(f"--split {split}: {path} has no splits, because it is no prepared folder (no {ANNOTATIONS_NAME}).")
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."))
-        return [(file.relative_to(path).with_suffix("").as_posix(), file) for file in files]
+        return [(utf8_name(file.relative_to(path).with_suffix("").as_posix()), file) for file in files]
     if not path.exists():
         raise DataError(f"--images: {path} does not exist (looked for {path.absolute()}).")
-    return [(path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name, path)]
+    return [(utf8_name(path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name), path)]
 
 
 def _image_file(folder: Path, image_id: str) -> Path:

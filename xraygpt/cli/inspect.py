@@ -1,7 +1,6 @@
 """`xraygpt inspect FILE`: what a checkpoint, a weights file or a run's folder holds. Nothing in it is executed."""
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,13 @@ from typing import Any
 import yaml
 
 from xraygpt.common.errors import CheckpointError
+from xraygpt.common.printable import json_text, printable_line, printable_text
 from xraygpt.diagnosis import quiet_logging, size
 from xraygpt.diagnosis.run_folder import describe_folder
 from xraygpt.diagnosis.weights_file import describe_file
 
 _SHAPES = 3  # of a part's tensors, the largest first
+_PROBLEMS = 8  # parameters whose numbers are not finite
 _LINE = 300  # characters of a log line
 _LLM_SIZES = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 _LISTED = {
@@ -31,25 +32,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the description. Returns 1 if a checksum shows damage, or a run has checkpoints and none is good."""
+    """Print the description. Returns 1 if a checksum shows damage, weights are not finite, or a run has checkpoints and none is good."""
     path = args.path.expanduser()
     with quiet_logging():
         described = describe_folder(path) if path.is_dir() else describe_file(path)
     if args.config:
         if described.get("config") is None:
             raise CheckpointError(f"{path} holds no configuration; that of a run is also in the config.yaml of its folder.")
-        print(yaml.safe_dump(described["config"], sort_keys=False, allow_unicode=True), end="")
+        print(printable_text(yaml.safe_dump(described["config"], sort_keys=False, allow_unicode=True)), end="")
     elif args.json:
-        print(json.dumps(described, indent=1, ensure_ascii=False))
+        print(json_text(described, indent=1))
     else:
         for line in folder_lines(described) if path.is_dir() else file_lines(described):
-            print(visible(line))
-    return 1 if described.get("listed") is False or described.get("resume_problem") else 0
-
-
-def visible(line: str) -> str:
-    """The line with escapes in place of what a terminal would obey: names in a file can hold anything."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in line)
+            print(printable_line(line))
+    return 1 if described.get("listed") is False or described.get("problems") or described.get("resume_problem") else 0
 
 
 def file_lines(described: Mapping[str, Any]) -> Iterator[str]:
@@ -64,6 +60,9 @@ def file_lines(described: Mapping[str, Any]) -> Iterator[str]:
         yield _line("best", f"epoch {best.get('epoch')} ({numbers})" if best.get("epoch") != -1 else "none yet")
     yield from _part_lines(described["parts"])
     yield from _run_lines(described)
+    if problems := described["problems"]:
+        more = f" (and {len(problems) - _PROBLEMS} more)" if len(problems) > _PROBLEMS else ""
+        yield _line("CANNOT BE USED", "; ".join(problems[:_PROBLEMS]) + more)
     if described["note"]:
         yield _line("note", described["note"])
 

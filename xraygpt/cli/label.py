@@ -1,12 +1,11 @@
 """`xraygpt label`: which findings does each report state as present, absent or uncertain?"""
 
 import argparse
-import csv
-import io
 from pathlib import Path
 
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import write_text
+from xraygpt.common.printable import csv_table, printable_line
 from xraygpt.evaluation import FINDINGS, OBSERVATIONS, label_findings, label_report, load_reports
 
 # --findings: (columns, what labels a report)
@@ -34,12 +33,8 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(f"{args.out}: --out would overwrite the reports. Name another file.")
     columns, label = _LISTS[args.findings]
     reports = load_reports(args.reports)
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["id", *columns])
-    for key, text in reports.items():
-        labels = label(text)
-        writer.writerow([key, *("" if labels[name] is None else labels[name] for name in columns)])
-    write_text(args.out, table.getvalue())
-    print(f"Written to {args.out}: {len(reports)} reports, {len(columns)} findings each")
+    labels = {key: label(text) for key, text in reports.items()}
+    rows = [[key, *("" if found[name] is None else found[name] for name in columns)] for key, found in labels.items()]
+    write_text(args.out, csv_table(["id", *columns], rows))
+    print(f"Written to {printable_line(args.out)}: {len(reports)} reports, {len(columns)} findings each")
     return 0

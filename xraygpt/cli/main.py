@@ -10,12 +10,13 @@ Only the module of the chosen command is imported, by its name in `COMMANDS`, so
 
 import argparse
 import importlib
-import logging
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from xraygpt import __version__
 from xraygpt.common.errors import XrayGPTError
+from xraygpt.common.printable import LOG_FORMAT, message_text, set_up_logging
 from xraygpt.common.registry import suggest
 from xraygpt.common.startup import started
 
@@ -40,14 +41,22 @@ COMMANDS = {
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
+class CommandParser(argparse.ArgumentParser):
+    """Quotes what it refuses without what a terminal would obey: the shell puts file names on a command line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message, and end with 2."""
+        super().error(message_text(message))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code; 1 after an error that the user can mend, 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(levelname)s] %(message)s", stream=sys.stderr)
+    set_up_logging(LOG_FORMAT, force=False)
     try:
         return _run(argv)
     except XrayGPTError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(message_text(f"error: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -71,7 +80,7 @@ def _run(argv: list[str]) -> int:
 
 def _build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """The parser of `xraygpt`, and those of the commands by name, which have no arguments of their own yet."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="xraygpt",
         description="Train, evaluate and use chest-X-ray report models.",
         epilog="For research only: not a medical device, and nothing it writes is medical advice.",

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from xraygpt.common.printable import printable_line
 from xraygpt.datasets.preparation.phantom import MIN_STUDIES, PhantomOptions, generate_phantoms
 
 
@@ -22,5 +23,5 @@ def run(args: argparse.Namespace) -> int:
         storage = Path(args.out) / collection
         options = PhantomOptions(collection, num_studies, image_size=args.image_size, seed=args.seed)
         made = generate_phantoms(storage, options, workers=args.workers, overwrite=args.overwrite)
-        print(f"{storage}: {num_studies} synthetic studies {'written' if made else 'are already there, nothing to do'}.")
+        print(f"{printable_line(storage)}: {num_studies} synthetic studies {'written' if made else 'are already there, nothing to do'}.")
     return 0

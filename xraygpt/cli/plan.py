@@ -1,7 +1,6 @@
 """`xraygpt plan`: memory, FLOPs, seconds and hours of a training run, worked out without a weight being read."""
 
 import argparse
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -11,6 +10,7 @@ import xraygpt.datasets.builders
 import xraygpt.runners  # noqa: F401  both register the classes that a configuration names
 from xraygpt.common.config import Config, add_config_arguments
 from xraygpt.common.errors import ConfigError
+from xraygpt.common.printable import json_text, printable_line
 from xraygpt.planning.hardware import GPUS, Assumptions, measured_cpu
 from xraygpt.planning.memory import cache_bytes, keys_and_values_bytes
 from xraygpt.planning.plan import Machine, Plan, make_plan
@@ -51,9 +51,9 @@ def run(args: argparse.Namespace) -> int:
         num_images=args.samples or (len(captions) if captions else None),
     )
     if args.json:
-        print(json.dumps(as_json(plan), indent=1))
+        print(json_text(as_json(plan), indent=1))
     else:
-        print("\n".join(lines_of(plan, args.cfg_path)))
+        print("\n".join(lines_of(plan, printable_line(args.cfg_path))))
     return 0
 
 

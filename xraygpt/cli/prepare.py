@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xraygpt.common.errors import ConfigError, DataError
+from xraygpt.common.printable import printable_line, printable_text
 from xraygpt.datasets.preparation.account import ON_ERROR
 from xraygpt.datasets.preparation.archive import Archive
 from xraygpt.datasets.preparation.download import OPENI_ARCHIVES, OPENI_COLLECTION, fetch_archives
@@ -36,9 +37,9 @@ def run(args: argparse.Namespace) -> int:
     """Prepare the chosen source and print what was kept."""
     source = args.build_source(args)
     manifest = prepare(source, _options(args), read_statuses=read_statuses)
-    print(format_counts(manifest))
+    print(printable_text(format_counts(manifest)))
     print(f"\nfingerprint {manifest['fingerprint']}")
-    print(f"Written to {args.out}: image/, filter_cap.json, manifest.json, sources.csv, dropped.csv, README.md")
+    print(f"Written to {printable_line(args.out)}: image/, filter_cap.json, manifest.json, sources.csv, dropped.csv, README.md")
     return 0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from xraygpt.common.config import import_user_module
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import write_json, write_text
+from xraygpt.common.printable import printable_line, printable_text
 from xraygpt.evaluation import check_metric_names, metric_names
 from xraygpt.evaluation.checking import check_scorecard
 from xraygpt.evaluation.comparison import compare_systems, format_comparison, to_rows
@@ -74,8 +75,8 @@ def _score(system: Path, args: argparse.Namespace, settings: Settings) -> int:
         title=f"Reports of {system.name}",
     )
     card = write_evaluation(args.out, evaluated, settings=settings, num_cases=args.cases, export=args.export)
-    print(format_table(card))
-    print(f"\nWritten to {args.out}: report.html, scorecard.json, scorecard.md, and the files that --check needs")
+    print(printable_text(format_table(card)))
+    print(f"\nWritten to {printable_line(args.out)}: report.html, scorecard.json, scorecard.md, and the files that --check needs")
     return 0
 
 
@@ -83,12 +84,14 @@ def _compare(systems: list[Path], args: argparse.Namespace, settings: Settings) 
     references = load_references(args.references, split=args.split)
     first, second = (pair(load_predictions(system), references) for system in systems)
     differences = compare_systems(first, second, settings=settings)
-    table = format_comparison(differences, first=str(systems[0]), second=str(systems[1]), confidence=settings.confidence)
+    table = format_comparison(
+        differences, first=printable_line(systems[0]), second=printable_line(systems[1]), confidence=settings.confidence
+    )
     names = {"first": str(systems[0]), "second": str(systems[1]), "num_studies": len(set(first.studies))}
     write_json(args.out / "comparison.json", {**names, "settings": settings.to_dict(), "differences": to_rows(differences)})
     write_text(args.out / "comparison.md", table)
-    print(table)
-    print(f"Written to {args.out}: comparison.json, comparison.md")
+    print(printable_text(table))
+    print(f"Written to {printable_line(args.out)}: comparison.json, comparison.md")
     return 0
 
 
@@ -96,13 +99,12 @@ def _check(path: Path) -> int:
     """Returns 1 if the scorecard does not hold."""
     result = check_scorecard(path)
     for line in result.changes:
-        print(f"note: another environment than the scorecard's: {line}")
+        print(f"note: another environment than the scorecard's: {printable_line(line)}")
     if result.differences:
-        print(
-            f"{path} does not hold: {len(result.differences)} of {result.num_compared} values differ.", *result.differences[:30], sep="\n  "
-        )
+        print(f"{printable_line(path)} does not hold: {len(result.differences)} of {result.num_compared} values differ.")
+        print(*(f"  {printable_line(line)}" for line in result.differences[:30]), sep="\n")
         return 1
-    print(f"{path} holds: all {result.num_compared} values were computed again and are the same.")
+    print(f"{printable_line(path)} holds: all {result.num_compared} values were computed again and are the same.")
     return 0
 
 

@@ -8,21 +8,20 @@ from pathlib import Path
 import xraygpt.datasets.builders
 import xraygpt.runners  # noqa: F401  both register the classes that a configuration names
 from xraygpt.common.config import Config, add_config_arguments
-from xraygpt.common.errors import ConfigError, DataError
+from xraygpt.common.errors import ConfigError
 from xraygpt.common.seed import seed_everything
 from xraygpt.serving import RESEARCH_NOTICE, ReportPipeline
-from xraygpt.serving.api import build_app
 from xraygpt.serving.api_limits import ApiLimits
-from xraygpt.serving.api_page import PAGE_USER, mount_page
 from xraygpt.serving.api_prompt import QuestionReader
 from xraygpt.serving.api_server import ApiServer, is_loopback
 from xraygpt.serving.api_service import ApiService
 from xraygpt.serving.api_writer import BatchWriter
 from xraygpt.serving.example_films import example_films
+from xraygpt.serving.http_app import build_app
+from xraygpt.serving.http_guard import add_name_arguments
+from xraygpt.serving.logins import PAGE_USER, read_tokens, token_login
 from xraygpt.serving.web import build_page
 from xraygpt.serving.web_queue import PageQueue
-
-MIN_TOKEN_LENGTH = 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="tokens, one a line, one of which must come with each request and opens the page",
     )
+    add_name_arguments(parser)
     parser.add_argument("--insecure", action="store_true", help="listen at an address that others can reach, without a token")
     parser.add_argument("--model-name", metavar="NAME", help="what clients call the model (default: the name of the configuration file)")
     parser.add_argument("--strict", action="store_true", help="refuse images that do not look like an upright frontal chest film")
@@ -78,9 +78,14 @@ def run(args: argparse.Namespace) -> int:
         limits=limits,
         tokens=tokens,
     )
-    app = build_app(service, any_host=bool(tokens) or not is_loopback(args.host))
-    if not args.no_page:
-        mount_page(app, build_page(pipeline, examples=example_films(), queue=queue), tokens)
+    page = None if args.no_page else build_page(pipeline, examples=example_films(), queue=queue, with_logout=bool(tokens))
+    app = build_app(
+        service=service,
+        page=page,
+        login=token_login(tokens) if tokens else None,
+        public_names=args.public_name,
+        any_address=not is_loopback(args.host),
+    )
     where = f"http://{args.host}:{args.port}"
     print(RESEARCH_NOTICE)
     if not args.no_page:
@@ -102,21 +107,3 @@ def read_limits(args: argparse.Namespace) -> ApiLimits:
         if getattr(args, name) <= 0:
             raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {getattr(args, name)}.")
     return ApiLimits(**{name: getattr(args, name) for name in names})
-
-
-def read_tokens(path: Path) -> list[str]:
-    """The tokens of a file, one a line.
-
-    Raises:
-        DataError: it cannot be read, has no token, or a short one.
-    """
-    try:
-        tokens = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--api-token-file: {path} cannot be read ({error}).") from error
-    if not tokens or min(map(len, tokens)) < MIN_TOKEN_LENGTH:
-        raise DataError(
-            f"--api-token-file: {path} must have one token a line, each of at least {MIN_TOKEN_LENGTH} characters. "
-            "Make one with: python -c 'import secrets; print(secrets.token_urlsafe())'"
-        )
-    return tokens

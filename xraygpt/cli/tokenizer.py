@@ -6,6 +6,7 @@ from pathlib import Path
 
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import ANNOTATIONS_NAME
+from xraygpt.common.printable import printable_line
 from xraygpt.conversation.prompts import load_prompts
 from xraygpt.datasets.builders import load_annotations
 from xraygpt.models import MiniGPT4Config
@@ -55,9 +56,10 @@ def run(args: argparse.Namespace) -> int:
         initializer_range=args.initializer_range,
         overwrite=args.overwrite,
     )
+    out = printable_line(args.out)
     print(
-        f"{args.out}: a tokenizer of {len(tokenizer)} tokens from {len(captions)} captions, and a LLaMA of {config.num_hidden_layers} "
-        f"layers of width {config.hidden_size}, without weights. Use it with model.llama_model={args.out} model.llm_from_scratch=True."
+        f"{out}: a tokenizer of {len(tokenizer)} tokens from {len(captions)} captions, and a LLaMA of {config.num_hidden_layers} "
+        f"layers of width {config.hidden_size}, without weights. Use it with model.llama_model={out} model.llm_from_scratch=True."
     )
     return 0
 

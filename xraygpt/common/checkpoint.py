@@ -5,9 +5,9 @@ resume needs, which `xraygpt.runners.run_state` lists. `.safetensors` files are 
 """
 
 import logging
+import math
 import pickle
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,15 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from xraygpt.common.errors import CheckpointError, first_line
+from xraygpt.common.checkpoint_guard import check_values, check_weights_file, damaged
+from xraygpt.common.errors import CheckpointError
 from xraygpt.common.files import atomic_file
+from xraygpt.common.tensor_checks import form_problem, kind_problem, require_none, value_problem
 
 logger = logging.getLogger(__name__)
 
 PUBLISHED_BUFFERS = ("position_ids", "rotary_emb.inv_freq")
 """Ends of the names of what the original's checkpoints carry besides parameters."""
-
-_LFS_MAGIC = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -54,30 +54,18 @@ def load_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
         mmap: leave the numbers in the file until they are used, as far as its format allows (torch.save's old one does not).
 
     Raises:
-        CheckpointError: the file is missing, a git-LFS pointer, damaged, holds executable pickles, unpacks to more than its size, or holds
-            no dictionary.
+        CheckpointError: the file is missing, a git-LFS pointer, damaged, holds more than tensors and plain values or asks for more memory
+            than it is large (`checkpoint_guard`), or holds no dictionary.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint file {path} (looked for {path.absolute()}).")
+    form = check_weights_file(path)
     try:
-        with open(path, "rb") as handle:
-            start = handle.read(len(_LFS_MAGIC))
-        if start == _LFS_MAGIC:
-            raise CheckpointError(f"{path} is a git-LFS pointer of {path.stat().st_size} bytes, not the weights: run 'git lfs pull' there.")
-        if path.suffix == ".safetensors":
+        if form == "safetensors":
             loaded = load_file(path)
         else:
-            is_zip = zipfile.is_zipfile(path)
-            if is_zip:
-                _refuse_expansion(path)
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
-        if any(tensor.nbytes > tensor.untyped_storage().nbytes() for tensor in tensors_in(loaded)):
-            raise CheckpointError(
-                f"{path} is refused: it holds a tensor that repeats its numbers, and a copy of which could fill the memory."
-            )
-    except CheckpointError:
-        raise
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and form == "zip")
     except pickle.UnpicklingError as error:
         # Torch's own message advises weights_only=False, which would run what the file holds.
         raise CheckpointError(
@@ -85,20 +73,11 @@ def load_checkpoint(path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
             "Ask its author for safetensors, or for a file with parameters alone."
         ) from error
     except Exception as error:  # damaged bytes make the readers fail in every way there is
-        raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) cannot be read, it is damaged or incomplete: {first_line(error)}"
-        ) from error
+        raise damaged(path, error) from error
+    check_values(loaded, path)
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path} holds a {type(loaded).__name__}; expected a dictionary of parameters, or one with a 'model' key.")
     return loaded
-
-
-def _refuse_expansion(path: Path) -> None:
-    """torch.save writes a zip without compression, and each of its parts once; what expands could fill the memory."""
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(member.file_size for member in archive.infolist())
-    if unpacked > path.stat().st_size:
-        raise CheckpointError(f"{path} ({path.stat().st_size} bytes) is refused: it unpacks to {unpacked} bytes, which no checkpoint does.")
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
@@ -114,9 +93,42 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
             waiting.extend(value.values() if isinstance(value, dict) else value)
 
 
-def model_state(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The parameters in a checkpoint: under "model", or the dictionary itself."""
-    return checkpoint.get("model", checkpoint)
+def model_state(checkpoint: dict[str, Any], path: str | Path) -> dict[str, torch.Tensor]:
+    """The parameters in a checkpoint: under "model", or the dictionary itself. Their numbers are not read.
+
+    Args:
+        path: its file, for messages.
+
+    Raises:
+        CheckpointError: there are none, or they are not dense tensors of real numbers by their names.
+    """
+    parameters: Any = checkpoint.get("model", checkpoint)
+    if not isinstance(parameters, dict) or not parameters:
+        raise CheckpointError(f"{path} holds no parameters: expected them by name, or under 'model', got {_keys(parameters)}.")
+    return require_parameters(parameters, path)
+
+
+def require_parameters(parameters: Mapping[Any, Any], path: str | Path) -> Any:
+    """The same parameters; CheckpointError unless they are dense tensors of real numbers by their names. No number is read."""
+    if not isinstance(parameters, Mapping):
+        raise CheckpointError(f"{path} holds no parameters: expected a dictionary, got {type(parameters).__name__}.")
+    wrong = [name for name, value in parameters.items() if not isinstance(name, str) or not isinstance(value, torch.Tensor)]
+    if wrong:
+        raise CheckpointError(
+            f"{path} holds no parameters: expected tensors by name, or under 'model'; {wrong[0]!r:.60} is none (of {_keys(parameters)})."
+        )
+    require_none(((name, form_problem(tensor)) for name, tensor in parameters.items()), path)
+    return parameters
+
+
+def _keys(value: Any) -> str:
+    is_empty = not isinstance(value, Mapping) or not value
+    return type(value).__name__ if is_empty else f"the keys {', '.join(f'{key!r:.40}' for key in list(value)[:8])}"
+
+
+def largest_of(parameter: torch.Tensor) -> float:
+    """The largest number that the parameter's type can hold."""
+    return torch.finfo(parameter.dtype).max if parameter.is_floating_point() else math.inf
 
 
 def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -136,7 +148,12 @@ def snapshot(value: Any) -> Any:
 
 
 def load_trainable_state(model: nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> None:
-    """Put back exactly what `trainable_state` saved; anything missing, unexpected or of another shape is an error."""
+    """Put back exactly what `trainable_state` saved.
+
+    Raises:
+        CheckpointError: a parameter is missing, unexpected, of another shape, whole numbers, or not finite. The model is as before.
+    """
+    require_parameters(state, path)
     expected = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     problems = [f"missing {name}" for name in expected.keys() - state.keys()]
     problems += [f"unexpected {name}" for name in state.keys() - expected.keys()]
@@ -151,4 +168,6 @@ def load_trainable_state(model: nn.Module, state: dict[str, torch.Tensor], path:
             f"{path} does not fit the parameters that this configuration trains ({len(problems)} differences): {shown}. "
             "Resume with the configuration that the run started with (config.yaml beside the checkpoint)."
         )
+    require_none(((name, kind_problem(state[name], parameter)) for name, parameter in expected.items()), path)
+    require_none(((name, value_problem(state[name], largest=largest_of(parameter))) for name, parameter in expected.items()), path)
     model.load_state_dict(state, strict=False)

@@ -5,7 +5,6 @@
 """
 
 import errno
-import json
 import logging
 import shutil
 import zipfile
@@ -16,7 +15,7 @@ from typing import Any
 
 from xraygpt.common.checkpoint import Written, load_checkpoint, save_checkpoint
 from xraygpt.common.errors import CheckpointError, ConfigError
-from xraygpt.common.files import atomic_file, disk, sha256_file, sync_folder, temporary_name, write_json
+from xraygpt.common.files import atomic_file, disk, read_small_json, sha256_file, sync_folder, temporary_name, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +72,10 @@ class CheckpointFolder:
         """What checkpoints.json lists, from the oldest to the newest; None if there is no such file, or (said in the log) none to trust."""
         index = self.path / INDEX_NAME
         try:
-            return [Entry.checked(row) for row in json.loads(index.read_text(encoding="utf-8"))]
+            return [Entry.checked(row) for row in read_small_json(index)]
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, TypeError) as error:
             logger.warning("%s cannot be used (%s): the checkpoint files themselves are looked at.", index, error)
             return None
 

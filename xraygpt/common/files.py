@@ -1,4 +1,8 @@
-"""Files are written whole or not at all: to a temporary name in the same folder, flushed to disk, then renamed."""
+"""Files are written whole or not at all: to a temporary name in the same folder, flushed to disk, then renamed.
+
+They are private: only the user who runs the program can read them (0600), and enter the folders that are made for them (0700). A folder
+that is there keeps its mode. A file that is written again is a new one, and private again; one that is appended to keeps its mode.
+"""
 
 import errno
 import hashlib
@@ -10,8 +14,39 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from xraygpt.common.printable import json_text, well_formed
+
 ANNOTATIONS_NAME = "filter_cap.json"
 """The annotations of a prepared folder: {"annotations": [{"image_id", "caption", "split", …}]}."""
+MAX_JSON_BYTES = 16 << 20
+"""Of a small file: a run's index or summary, a model's sizes. They have some kilobytes."""
+
+
+PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
+"""Modes of what is made here."""
+
+
+def private(path: str, flags: int) -> int:
+    """`opener=private` of `open`: a file that this makes is private."""
+    return os.open(path, flags, PRIVATE_FILE)
+
+
+def make_folder(path: str | Path) -> None:
+    """Make a folder, and those above it, where they do not exist; each that is made is private.
+
+    Raises:
+        OSError: it cannot be made, or there is a file of this name.
+    """
+    path = Path(path)
+    if not path.parent.exists():
+        make_folder(path.parent)
+    path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+
+
+def make_private(folder: Path) -> None:
+    """Make private what a library wrote to a folder of ours, and the folder."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(PRIVATE_FOLDER if path.is_dir() else PRIVATE_FILE)
 
 
 class Disk:
@@ -21,8 +56,8 @@ class Disk:
     """
 
     def open(self, path: Path, mode: str) -> IO[bytes]:
-        """A binary file without a buffer of Python's own: what is written has reached the system."""
-        return open(path, mode, buffering=0)
+        """A binary file without a buffer of Python's own: what is written has reached the system. A new file is private."""
+        return open(path, mode, buffering=0, opener=private)
 
     def write(self, handle: IO[bytes], data: bytes | memoryview) -> int:
         """How many bytes were taken; perhaps not all."""
@@ -91,10 +126,11 @@ def atomic_file(path: str | Path) -> Iterator[ChecksumFile]:
             the name safe, that failed) the new file, whole; nothing else is left behind.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = temporary_name(path)
+    temporary.unlink(missing_ok=True)
     try:
-        with disk.open(temporary, "wb") as handle:
+        with disk.open(temporary, "xb") as handle:
             file = ChecksumFile(handle)
             try:
                 yield file
@@ -112,12 +148,15 @@ def atomic_file(path: str | Path) -> Iterator[ChecksumFile]:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` when the block succeeds, remove it when it fails."""
+    """Yield an empty temporary file beside `path`; rename it to `path` when the block succeeds, remove it when it fails."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = temporary_name(path)
+    temporary.unlink(missing_ok=True)
     try:
+        open(temporary, "xb", opener=private).close()  # libraries that write to a file keep its mode
         yield temporary
+        temporary.chmod(PRIVATE_FILE)  # others put a new file in its place
         with open(temporary, "rb") as handle:
             disk.fsync(handle.fileno())
         disk.rename(temporary, path)
@@ -151,9 +190,11 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(os.path.abspath(path))
     temporary = temporary_name(path)
-    temporary.mkdir(parents=True)
+    make_folder(path.parent)
+    temporary.mkdir(mode=PRIVATE_FOLDER)
     try:
         yield temporary
+        make_private(temporary)
         replace_folder(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -175,19 +216,36 @@ def replace_folder(new: Path, path: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
+    """Write UTF-8 text atomically. What is no Unicode text in it, such as a byte of a file name, is written as an escape."""
     with atomic_file(path) as file:
-        file.write(text.encode())
+        file.write(well_formed(text).encode())
 
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write JSON atomically: indented, keys in the given order, one final newline."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value, indent=1) + "\n")
+
+
+def read_small_json(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """The value in a small file of JSON that someone else may have written.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON, larger than `max_bytes`, or nested without end.
+    """
+    with open(path, "rb") as handle:
+        content = handle.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"it is larger than {max_bytes} bytes")
+    try:
+        return json.loads(content.decode())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def write_json_lines(path: str | Path, rows: Iterable[dict]) -> None:
     """Write one JSON object a line, atomically."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, "".join(json_text(row) + "\n" for row in rows))
 
 
 def sha256_file(path: str | Path) -> str:

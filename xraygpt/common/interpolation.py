@@ -1,11 +1,11 @@
 """What a value of a configuration may refer to:
 
     ${run.output_dir}           another value or block, by its full name
-    ${oc.env:NAME}              a variable of the environment
+    ${oc.env:NAME}              a variable of the environment that `may_be_read` allows
     ${oc.env:NAME,default}      the same, with a text for where it is not set
 
-Everything else that OmegaConf could resolve is refused. So are variables that look like secrets, because the resolved configuration
-is stored in logs, config.yaml and checkpoints; and references that multiply each other without bounds.
+Everything else that OmegaConf could resolve is refused. Of the environment, only names are read that never hold a secret, because the
+resolved configuration is stored in logs, config.yaml and checkpoints. References that multiply each other without bounds are refused too.
 """
 
 import re
@@ -16,8 +16,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from xraygpt.common.errors import ConfigError
 
-SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|PASSPHRASE|_PASS$|_PWD$|_PAT$|CREDENTIAL|AUTH(?!OR)", re.IGNORECASE)
-"""Variables whose names match are not read. A name says little about what is behind it, so this errs on the safe side."""
+READABLE_VARIABLES = frozenset(
+    [
+        *("HOME", "USER", "LOGNAME", "PWD", "HOSTNAME", "TMPDIR", "TEMP", "TMP"),
+        *("DATA", "DATA_DIR", "DATASETS", "PROJECT", "SCRATCH", "STORE", "WORK"),
+        *("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "OMP_NUM_THREADS", "RANK", "WORLD_SIZE"),
+        *("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_SUBMIT_DIR", "SLURM_TMPDIR"),
+        *("SLURM_CPUS_PER_TASK", "SLURM_LOCALID", "SLURM_NNODES", "SLURM_NODEID", "SLURM_NTASKS", "SLURM_PROCID"),
+    ]
+)
+"""Variables that a configuration may read: folders, names and numbers that machines and clusters set. Letter case counts."""
+
+_OWN_VARIABLE = re.compile(r"XRAYGPT_[A-Z0-9_]+")
+"""Names for what users set themselves. Nobody else's secret has such a name."""
+_SECRET = re.compile("AUTH|COOKIE|CREDENTIAL|DSN|KEY|PASS|PAT$|PRIVATE|PW|SECRET|TOKEN")
+"""Own names that announce a secret, such as those which this program's own logins and tokens may have."""
 
 MAX_RESOLVED = 1_000_000
 """Characters that all references of a configuration may come to, counted before they are resolved. The largest file of this project has
@@ -48,13 +61,21 @@ def check_interpolation(config: DictConfig, where: str) -> None:
         raise ConfigError(f"{where}: the references ${{…}} come to more than {MAX_RESOLVED:,} characters, or name each other in a circle.")
 
 
+def may_be_read(variable: str) -> bool:
+    """Whether a configuration may refer to a variable of the environment."""
+    own = _OWN_VARIABLE.fullmatch(variable) and not _SECRET.search(variable.removeprefix("XRAYGPT_"))
+    return bool(own) or variable in READABLE_VARIABLES
+
+
 def check_text(text: str, where: str) -> None:
     """The same for one text."""
     for variable in (found["variable"] for found in _DOCUMENTED.finditer(text)):
-        if variable and SECRET_NAME.search(variable):
+        if variable and not may_be_read(variable):
             raise ConfigError(
-                f"{where}: the variable {variable} looks like a secret, and what a configuration holds is stored in logs and checkpoints. "
-                "Give the variable another name if it is none."
+                f"{where}: the environment variable {variable} is not read: it may hold a secret, and what a configuration holds is "
+                f"stored in logs and checkpoints. Expected one of {', '.join(sorted(READABLE_VARIABLES))}, or a name of your own that "
+                "begins with XRAYGPT_ (capital letters, digits and _; none with KEY, TOKEN, PASS or the like in it): "
+                "export XRAYGPT_NAME=… and write ${oc.env:XRAYGPT_NAME}."
             )
     if "${" in _DOCUMENTED.sub("", text):
         raise ConfigError(

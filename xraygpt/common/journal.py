@@ -20,7 +20,8 @@ from torch import nn
 
 from xraygpt.common.dist_utils import broadcast_object, get_rank, is_main_process
 from xraygpt.common.errors import DataError
-from xraygpt.common.files import write_text
+from xraygpt.common.files import make_folder, private, write_text
+from xraygpt.common.printable import json_text
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Journal:
             logger.info("%d reports were finished before and are kept (%s).", len(self.rows), folder / _PATTERN)
         path = folder / _PATTERN.replace("*", str(get_rank()))
         is_new = not path.exists()
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  open as long as the journal is
+        self._file = open(path, "a", encoding="utf-8", opener=private)  # noqa: SIM115  open as long as the journal is
         if is_new:
             self._append([header])
 
@@ -59,7 +60,7 @@ class Journal:
         self._append(rows)
 
     def _append(self, rows: Iterable[Row]) -> None:
-        self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        self._file.write("".join(json_text(row) + "\n" for row in rows))
         self._file.flush()
 
     def close(self) -> None:
@@ -73,7 +74,7 @@ class Journal:
 
     def _recover(self, header: Row) -> dict[str, Row]:
         """The rows of every file with this header; files with another one are set aside."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         rows: dict[str, Row] = {}
         for path in sorted(self.folder.glob(_PATTERN)):
             found = _read_whole_lines(path)

@@ -19,19 +19,17 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from xraygpt.common.dist_utils import all_reduce_sum, get_rank, is_main_process
 from xraygpt.common.files import disk, write_text
+from xraygpt.common.printable import LOG_FORMAT, set_up_logging
 
 logger = logging.getLogger(__name__)
-
-LOG_FORMAT = "%(asctime)s [%(levelname)s] %(message)s"
 
 
 def setup_logger() -> None:
     """Log to stderr: INFO on rank 0, warnings on the others, marked with their rank."""
     rank = get_rank()
-    logging.basicConfig(
+    set_up_logging(
+        LOG_FORMAT if rank == 0 else LOG_FORMAT.replace("%(message)s", f"rank {rank}: %(message)s"),
         level=logging.INFO if rank == 0 else logging.WARNING,
-        format=LOG_FORMAT if rank == 0 else LOG_FORMAT.replace("%(message)s", f"rank {rank}: %(message)s"),
-        force=True,
     )
 
 

@@ -6,7 +6,6 @@ folders carry and nobody needs (`auto_map`, the attention implementation) is lef
 transformers is given.
 """
 
-import json
 import re
 import stat
 import tempfile
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from xraygpt.common.errors import CheckpointError, XrayGPTError, first_line
-from xraygpt.common.files import write_json
+from xraygpt.common.files import read_small_json, write_json
 from xraygpt.common.offline import require_offline
+from xraygpt.common.printable import printable_line
 
 CONFIG = "config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -112,7 +112,7 @@ def _message(error: BaseException) -> str:
     """One line; with the second where the first only announces it, as in "Validation error for field 'hidden_size':"."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     text = " ".join(lines[: 1 + lines[0].endswith(":")])
-    text = "".join(character if character.isprintable() else "?" for character in text)
+    text = printable_line(text)
     return text if len(text) <= 300 else f"{text[:300]}…"
 
 
@@ -124,25 +124,23 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     _check_file(path)
     try:
-        content = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_constant)
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_small_json(path, max_bytes=_limit(path))
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be used: it is not valid JSON in UTF-8 ({first_line(error)}).") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} cannot be used: expected a JSON object, got a {type(content).__name__}.")
-    for _ in _items(content, path):
-        pass
+    if odd := [key for key, value in _items(content, path) if value != value]:
+        raise CheckpointError(f"{path} cannot be used: {_shown(odd[0])} is NaN, expected a number.")
     return content
 
 
-def _constant(name: str) -> float:
-    if name == "NaN":
-        raise ValueError("NaN is not a value of JSON")
-    return float(name)
+def _limit(path: Path) -> int:
+    return MAX_BYTES.get(path.name, MAX_OTHER_BYTES)
 
 
 def _check_file(path: Path) -> None:
     """Raise CheckpointError unless it is a file, directly or through a link, of a size that such files have."""
-    limit = MAX_BYTES.get(path.name, MAX_OTHER_BYTES)
+    limit = _limit(path)
     try:
         found = path.stat()
     except OSError as error:

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from xraygpt.common.schema import path_field
+from xraygpt.common.schema import name_field, names_field, path_field
 
 
 @dataclass
@@ -90,11 +90,11 @@ class RunConfig:
     """Iterations whose gradients make one update, equal to one batch that many times as large."""
     group_by_length: bool = False
     """Make each update of texts of similar length. Saves time with language models whose rows are padded (docs/performance.md)."""
-    train_splits: list[str] = field(default_factory=lambda: ["train"])
+    train_splits: list[str] = names_field("train")
     """Splits to train on."""
-    valid_splits: list[str] = field(default_factory=list)
+    valid_splits: list[str] = names_field()
     """Splits evaluated after each epoch; "val" chooses checkpoint_best.pth."""
-    test_splits: list[str] = field(default_factory=list)
+    test_splits: list[str] = names_field()
     """Splits evaluated at the end with the best checkpoint."""
     evaluate: bool = False
     """Only evaluate `test_splits`, do not train."""
@@ -167,8 +167,8 @@ class RunConfig:
     # Output
     output_dir: str = "output"
     """Folder under the working directory that holds the runs."""
-    job_id: str = ""
-    """Name of this run's folder; "": the time it started."""
+    job_id: str = name_field()
+    """Name of this run's folder (letters, digits, ".", "_", "-"; no folder in it); "": the time it started."""
     log_freq: int = 50
     """Iterations between two lines of the log."""
     save_every_iters: int = 0

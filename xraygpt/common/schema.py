@@ -5,6 +5,7 @@ A field made with `path_field` names a file or folder that must exist before any
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,28 @@ from xraygpt.common.errors import first_line
 from xraygpt.common.registry import suggest
 
 _PATH = "path"
+_NAME = "name"
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9](?!.*\.\.)[A-Za-z0-9._-]{0,99}")
 
 
 def path_field(*, how_to_get: str, default: Any = "") -> Any:
     """A field that holds one path, or a list of paths; empty means not used. `how_to_get` ends the error when it is missing."""
     return dataclasses.field(default=default, metadata={_PATH: how_to_get})
+
+
+def name_field(*, default: str = "") -> Any:
+    """A field that holds a name of which a file or folder is made; empty means not given."""
+    return dataclasses.field(default=default, metadata={_NAME: True})
+
+
+def names_field(*default: str) -> Any:
+    """A field that holds a list of such names, none empty."""
+    return dataclasses.field(default_factory=lambda: list(default), metadata={_NAME: True})
+
+
+def is_plain_name(value: Any) -> bool:
+    """Whether a text or number can be the name of a file or folder, without leading anywhere else and on any system."""
+    return isinstance(value, str | int) and not isinstance(value, bool) and _PLAIN_NAME.fullmatch(str(value)) is not None
 
 
 def check_section(schema: type, given: Mapping[str, Any], where: str) -> tuple[DictConfig, list[str]]:
@@ -54,6 +72,11 @@ def _fill(section: DictConfig, schema: type, given: Mapping[str, Any], where: st
                 yield f"{name}: expected a block of keys, got {value!r}."
         elif _PATH in fields[key].metadata and not _is_path(value):
             yield f"{name}: expected a path, got {value!r}."
+        elif _NAME in fields[key].metadata and not _are_names(value):
+            yield (
+                f"{name}: expected a name of at most 100 letters (A-Z, a-z), digits, '.', '_' and '-' that begins with a letter or digit "
+                f"and has no '..', because files and folders are called so; got {value!r:.200}."
+            )
         else:
             try:
                 OmegaConf.update(section, key, value, merge=False)  # turns 1 into 1.0 where a float is declared
@@ -65,6 +88,10 @@ def _fill(section: DictConfig, schema: type, given: Mapping[str, Any], where: st
 def _is_path(value: Any) -> bool:
     paths = value if isinstance(value, list) else [value]
     return value is None or all(isinstance(path, str) for path in paths)
+
+
+def _are_names(value: Any) -> bool:
+    return all(map(is_plain_name, value)) if isinstance(value, list) else value == "" or is_plain_name(value)
 
 
 def paths_of(schema: type, section: DictConfig, where: str) -> Iterator[tuple[str, str, str]]:

@@ -325,7 +325,7 @@ class Updater:
         stored = state["optimizer"]
         # How the optimizer computes is this run's matter.
         groups = [
-            {**group, **{key: own[key] for key in ("fused", "foreach") if key in own}}
+            {**own, **group, **{key: own[key] for key in ("fused", "foreach") if key in own}}
             for group, own in zip(stored["param_groups"], self.optimizer.param_groups, strict=False)
         ]
         self.optimizer.load_state_dict({**stored, "param_groups": groups})

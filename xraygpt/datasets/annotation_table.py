@@ -7,6 +7,7 @@ also holds what was found when every annotation was checked.
 
 import json
 import logging
+import math
 import mmap
 import re
 import zipfile
@@ -112,14 +113,34 @@ class AnnotationIndex:
     def load(cls, path: Path, sha256: str) -> "AnnotationIndex | None":
         """Read what `save` wrote for a file of this content; None if there is none."""
         try:
+            if not _holds_its_arrays(path):
+                return None
             with np.load(path, allow_pickle=False) as stored:
                 about = json.loads(stored["about"].tobytes())
                 if about["format"] != _FORMAT or about["sha256"] != sha256:
                     return None
                 bad = [(name, BadSample(**sample)) for name, sample in about["bad"]]
-                return cls(stored["spans"], stored["split"], stored["number"], about["splits"], bad, about["divided"])
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+                spans, split, number = stored["spans"], stored["split"], stored["number"]
+        except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, zipfile.BadZipFile):
             return None
+        found = [(array.dtype, array.shape) for array in (spans, split, number)]
+        expected = [(np.int64, (len(spans), 2)), (np.uint8, (len(spans),)), (np.int32, (len(spans),))]
+        return cls(spans, split, number, about["splits"], bad, about["divided"]) if found == expected else None
+
+
+def _holds_its_arrays(path: Path) -> bool:
+    """Whether an .npz file has the bytes of the arrays that it names: numpy makes room for them before it looks."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size > path.stat().st_size:
+                return False
+            with archive.open(member) as handle:
+                if np.lib.format.read_magic(handle) != (1, 0):
+                    return False
+                shape, _, dtype = np.lib.format.read_array_header_1_0(handle)
+                if handle.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
+                    return False
+    return True
 
 
 def _objects(data: bytes | mmap.mmap) -> Iterator[tuple[Any, int, int]]:

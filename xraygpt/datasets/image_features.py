@@ -12,10 +12,12 @@ import numpy as np
 import torch
 
 from xraygpt.common.errors import DataError
-from xraygpt.common.files import sha256_file, write_json
+from xraygpt.common.files import read_small_json, sha256_file, write_json
 from xraygpt.common.seed import stateless_seed
 from xraygpt.datasets.feature_cache import FeatureCache, Names
 
+_MAX_BYTES = 1 << 30
+"""Of the checksums that are remembered, about 150 bytes a file."""
 _SETTLED_SECONDS = 2.0
 """A file that changed within so short a time may change once more without another time of change; its checksum is not remembered."""
 
@@ -30,9 +32,13 @@ class FileChecksums:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.known: dict[str, list[Any]] = json.loads(path.read_text(encoding="utf-8"))
+            known = read_small_json(path, max_bytes=_MAX_BYTES)
         except (OSError, ValueError):
-            self.known = {}
+            known = {}
+        entries = known.items() if isinstance(known, dict) else ()
+        self.known: dict[str, list[Any]] = {
+            file: entry for file, entry in entries if isinstance(entry, list) and list(map(type, entry)) == [int, int, str]
+        }
 
     def of(self, files: Sequence[Path | str | None]) -> list[str | None]:
         """The checksum of each file; None for one that cannot be read."""

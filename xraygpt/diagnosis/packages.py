@@ -12,6 +12,7 @@ from xraygpt.common.registry import registry
 from xraygpt.diagnosis.finding import FAIL, OK, WARN, Finding
 
 _SHOWN = 6
+_INSTALL = "make install-runtime, or pip install --require-hashes -r constraints-runtime.txt"
 
 
 def check_python() -> Iterator[Finding]:
@@ -38,20 +39,19 @@ def check_packages() -> Iterator[Finding]:
         wanted = [Requirement(line) for line in requires("xraygpt") or []]
     except PackageNotFoundError:
         yield Finding(
-            WARN, "packages", "xraygpt is not installed, so its ranges are not known", "Install it: make install, or pip install -e ."
+            WARN,
+            "packages",
+            "xraygpt is not installed, so its ranges are not known",
+            f"Install it: {_INSTALL}, and pip install --no-deps -e .",
         )
         return
     always = [need for need in wanted if need.marker is None or need.marker.evaluate({"extra": ""})]
     missing = [need.name for need in always if _installed(need.name) is None]
     outside = sorted({_outside(need) for need in wanted if not _fits(need)})
     if missing:
-        yield Finding(
-            FAIL, "packages", f"not installed: {', '.join(missing)}", "Install what is missing: make install, or pip install -e ."
-        )
+        yield Finding(FAIL, "packages", f"not installed: {', '.join(missing)}", f"Install what is missing: {_INSTALL}.")
     if outside:
-        yield Finding(
-            WARN, "packages", f"outside the tested range: {'; '.join(outside)}", "Bring them into it: pip install -e . -c constraints.txt"
-        )
+        yield Finding(WARN, "packages", f"outside the tested range: {'; '.join(outside)}", f"Bring them into it: {_INSTALL}.")
     if not missing and not outside:
         yield Finding(OK, "packages", f"{len(always)} required ones, all in the tested ranges")
 
@@ -88,9 +88,9 @@ def _outside(need: Requirement) -> str:
 
 
 def _pin(line: str) -> Requirement | None:
-    """The requirement of a line of constraints.txt; None for comments and for other Python versions or systems."""
+    """The requirement of a line of constraints.txt; None for comments, hashes, and other Python versions or systems."""
     try:
-        pin = Requirement(line)
+        pin = Requirement(line.rstrip(" \\"))  # the hashes are on the next lines
     except InvalidRequirement:
         return None
     return pin if pin.marker is None or pin.marker.evaluate() else None

@@ -1,6 +1,5 @@
 """What a folder holds: a run's checkpoints, which of them a resumed run takes, and how far the run is; or a language model."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import Tensor
 from xraygpt.common.checkpoint import load_checkpoint
 from xraygpt.common.checkpoint_folder import CheckpointFolder, Entry, damage_of
 from xraygpt.common.errors import CheckpointError
+from xraygpt.common.files import read_small_json
 from xraygpt.common.model_folder import CONFIG, read_json
 from xraygpt.diagnosis.weights_file import describe_file, describe_parts
 
@@ -75,13 +75,15 @@ def _unlisted(path: Path) -> dict[str, Any]:
         described = describe_file(path)
     except CheckpointError as error:
         return row | {"state": f"damaged: {error}"}
-    return row | {key: described.get(key) for key in ("step", "epoch", "iteration")} | {"state": "readable, not in checkpoints.json"}
+    problems = described["problems"]
+    state = f"readable, but {problems[0]}" if problems else "readable, not in checkpoints.json"
+    return row | {key: described.get(key) for key in ("step", "epoch", "iteration")} | {"state": state}
 
 
 def _read_summary(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return read_small_json(path)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged, it is no JSON: {error}") from error
 
 

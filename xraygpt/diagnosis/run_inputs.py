@@ -114,7 +114,7 @@ def check_paths(cfg: Config) -> Iterator[Finding]:
 
 def _weights(name: str, path: Path) -> Finding:
     try:
-        parameters = model_state(load_checkpoint(path, mmap=True))
+        parameters = model_state(load_checkpoint(path, mmap=True), path)
     except CheckpointError as error:
         return Finding(FAIL, name, str(error), "Fetch the file again, and compare its size with the one that is published.")
     return Finding(OK, name, f"{path}: {len(parameters)} tensors, {size(path.stat().st_size)}")

@@ -1,4 +1,6 @@
-"""What a checkpoint or weights file holds, as plain values. Nothing in the file is executed, and its numbers stay on the disk."""
+"""What a checkpoint or weights file holds, as plain values. Nothing in the file is executed, and its numbers stay on the disk: they are
+read for the checksum, and to see that they are finite.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -11,6 +13,7 @@ from xraygpt.common.checkpoint import PUBLISHED_BUFFERS, load_checkpoint, model_
 from xraygpt.common.checkpoint_folder import CheckpointFolder
 from xraygpt.common.errors import CheckpointError
 from xraygpt.common.files import sha256_file
+from xraygpt.common.tensor_checks import value_problem
 from xraygpt.diagnosis.finding import size
 
 _PROJECTION = {"llama_proj.weight", "llama_proj.bias"}
@@ -23,19 +26,18 @@ _KINDS = {  # a parameter's name begins so → what the file is; the first that 
     "model.embed_tokens.": "language model",
 }
 _BYTES = 4  # of a float32
-_MAX_VALUES = 10_000
-"""Of settings and the like in a checkpoint; there are some hundred."""
 _OPTIMIZERS = {"exp_avg": "Adam or AdamW", "momentum_buffer": "SGD with momentum"}
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """What a `.pth` or `.safetensors` file holds: kind, checksum, parts, and for a training checkpoint all that belongs to the run.
+    """What a `.pth` or `.safetensors` file holds: kind, checksum, parts, numbers that are not finite, and for a training checkpoint all
+    that belongs to the run.
 
     Raises:
         CheckpointError: the file is missing, damaged or refused (see `load_checkpoint`), or holds no parameters by name.
     """
     checkpoint = load_checkpoint(path, mmap=True)
-    parameters = _parameters(checkpoint, path)
+    parameters = model_state(checkpoint, path)
     checksum, note = sha256_file(path), _note(parameters)
     weights = "projection without a training state" if note else kind_of(parameters)
     described = {
@@ -45,6 +47,7 @@ def describe_file(path: Path) -> dict[str, Any]:
         "listed": _listed(path, checksum),
         "kind": "training checkpoint" if "model" in checkpoint and "optimizer" in checkpoint else weights,
         "parts": describe_parts(parameters),
+        "problems": [f"{name} {problem}" for name, tensor in parameters.items() if (problem := value_problem(tensor))],
         "note": note,
     }
     return described | (_describe_run(checkpoint, path) if "model" in checkpoint else {})
@@ -72,22 +75,6 @@ def _describe_part(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 def kind_of(parameters: Mapping[str, Tensor]) -> str:
     """What weights these are, by their names."""
     return next((kind for start, kind in _KINDS.items() if any(name.startswith(start) for name in parameters)), "weights")
-
-
-def _parameters(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    parameters: Any = model_state(checkpoint)
-    if not isinstance(parameters, dict) or not parameters:
-        raise CheckpointError(f"{path} holds no parameters: expected them by name, or under 'model', got {_keys(parameters)}.")
-    wrong = [name for name, value in parameters.items() if not isinstance(name, str) or not isinstance(value, Tensor)]
-    if wrong:
-        raise CheckpointError(
-            f"{path} holds no parameters: expected tensors by name, or under 'model'; {wrong[0]!r:.60} is none (of {_keys(parameters)})."
-        )
-    return parameters
-
-
-def _keys(value: Any) -> str:
-    return f"the keys {', '.join(f'{key!r:.40}' for key in list(value)[:8])}" if isinstance(value, dict) and value else type(value).__name__
 
 
 def _listed(path: Path, checksum: str) -> bool | None:
@@ -138,7 +125,7 @@ class _Reader:
     """Entries of a file that anyone may have written: each is of the type that it must have, or an error."""
 
     def __init__(self, checkpoint: dict[str, Any], path: Path) -> None:
-        self.checkpoint, self.path, self.values_left = checkpoint, path, _MAX_VALUES
+        self.checkpoint, self.path = checkpoint, path
 
     def get(self, key: str, kind: type) -> Any:
         """The entry; None if there is none."""
@@ -148,22 +135,19 @@ class _Reader:
         return value
 
     def plain(self, key: str) -> Any:
-        """The dictionary under `key` as JSON knows it, anything else in it replaced by the name of its type; None if there is none."""
-        try:
-            return self._plain(self.get(key, dict), key)
-        except RecursionError as error:
-            raise CheckpointError(f"{self.path}: {key!r} is nested without end.") from error
+        """The dictionary under `key` as JSON knows it, anything else in it replaced by the name of its type; None if there is none.
 
-    def _plain(self, value: Any, key: str) -> Any:
-        """A small file can refer to the same values again and again, so they are counted."""
-        self.values_left -= 1
-        if self.values_left < 0:
-            raise CheckpointError(f"{self.path}: {key!r} holds more than {_MAX_VALUES:,} values; no checkpoint of a run does.")
-        if isinstance(value, dict):
-            return {str(name): self._plain(item, key) for name, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [self._plain(item, key) for item in value]
-        return value if value is None or isinstance(value, str | int | float) else f"<{type(value).__name__}>"
+        How many values it has, and how deep, `load_checkpoint` limits.
+        """
+        return _plain(self.get(key, dict))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, str | int | float) else f"<{type(value).__name__}>"
 
 
 def _generators(rank: Any) -> list[str]:

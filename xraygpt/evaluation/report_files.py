@@ -14,6 +14,7 @@ from typing import Any
 
 from xraygpt.common.errors import DataError, first_line
 from xraygpt.common.files import ANNOTATIONS_NAME
+from xraygpt.common.printable import csv_text
 from xraygpt.evaluation.metric import Corpus
 
 IMAGE_SUFFIXES = (".png", ".jpg")
@@ -275,6 +276,6 @@ def _csv_rows(path: Path, problems: list[str]) -> Iterator[Row]:
                     "a report that holds a comma must stand in double quotes"
                 )
             else:
-                yield f"line {reader.line_num}", row
+                yield f"line {reader.line_num}", {name: csv_text(cell) for name, cell in row.items()}
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: not CSV ({error}).") from error

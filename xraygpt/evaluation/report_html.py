@@ -18,7 +18,8 @@ from PIL import Image
 
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import write_text
-from xraygpt.common.limits import MAX_PIXELS
+from xraygpt.common.limits import DECODING_ERRORS, MAX_PIXELS
+from xraygpt.common.printable import printable_line, template_text
 from xraygpt.evaluation.faithfulness import judge_report
 from xraygpt.evaluation.metric import Corpus
 from xraygpt.evaluation.scorecard import FindingRow, Score, Scorecard
@@ -96,12 +97,17 @@ def write_report_page(path: str | Path, *, card: Scorecard, cases: Sequence[Case
         DataError: an image cannot be read.
     """
     environment = Environment(
-        loader=PackageLoader("xraygpt.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("xraygpt.evaluation"),
+        autoescape=True,
+        finalize=template_text,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "position": _position, "baseline": baseline_label, "words": _words}
     names = baseline_names(card)
     page = environment.get_template("report.html.jinja").render(
-        title=title,
+        title=printable_line(title),
         notice=NOTICE,
         card=card,
         counts=_counts(card),
@@ -127,7 +133,7 @@ def image_data_uri(path: Path) -> str:
                 raise DataError(f"{path}: {image.width} x {image.height} pixels; at most {MAX_PIXELS} are decoded.")
             eight_bit = image.point(lambda value: value * (1 / 256)) if image.mode.startswith("I") else image
             grey = eight_bit.convert("L")
-    except (OSError, Image.DecompressionBombError) as error:
+    except (*DECODING_ERRORS, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: the image cannot be read ({error}).") from error
     grey.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
     buffer = io.BytesIO()

@@ -69,7 +69,7 @@ def split_hash(corpus: Corpus) -> str:
     """SHA-256 over ids, studies and references, in sorted order of the ids: equal for equal test sets, whatever the order of a file."""
     digest = hashlib.sha256()
     for row in sorted(zip(corpus.ids, corpus.studies, corpus.references, strict=True)):
-        digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        digest.update(json.dumps(row, ensure_ascii=False).encode(errors="surrogatepass") + b"\n")
     return digest.hexdigest()
 
 

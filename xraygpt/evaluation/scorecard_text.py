@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from xraygpt.common.printable import printable_line
 from xraygpt.evaluation.scorecard import FindingRow, Score, Scorecard
 from xraygpt.evaluation.verdict import baseline_label, best_baseline, interval, number, standing
 
@@ -121,7 +122,7 @@ def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, rig
 
 def _plain(text: str) -> str:
     """One line that neither ends a table's cell nor opens an HTML tag."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return printable_line(" ".join(text.split())).replace("|", "\\|").replace("<", "&lt;")
 
 
 # The terminal --------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from xraygpt.common.errors import ConfigError, DataError, first_line
+from xraygpt.common.checkpoint_guard import check_weights_file
+from xraygpt.common.errors import CheckpointError, ConfigError, DataError, first_line
 from xraygpt.common.files import atomic_path
 
 Floats = NDArray[np.floating]
@@ -67,6 +68,15 @@ class KnownImages:
         """Features [N, D_q] → [N]; above 1 an image is unlike the training images."""
         return _distances(features.astype(np.float64), self.mean, self.precision) / self.limit
 
+    def _require_numbers(self, path: Path) -> None:
+        """ConfigError unless these are finite numbers of shapes that belong together."""
+        width = self.mean.size
+        expected = {"mean": (width,), "precision": (width, width), "limit": (1,)}
+        wrong = [f"{name} is {vars(self)[name].shape}" for name, shape in expected.items() if vars(self)[name].shape != shape]
+        wrong += [f"{name} is not finite float32" for name, value in vars(self).items() if not _is_finite(value)]
+        if wrong or self.limit[0] <= 0:
+            raise ConfigError(f"run.known_images: {path} is damaged: {'; '.join(wrong) or 'its limit is not above 0'}. Make it again.")
+
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""
         with atomic_path(path) as temporary:
@@ -85,9 +95,11 @@ class KnownImages:
                 "run.known_images= goes without it."
             )
         try:
+            check_weights_file(path)
             known = cls(**load_file(path))
-        except (SafetensorError, TypeError, OSError) as error:
+        except (CheckpointError, SafetensorError, TypeError, OSError) as error:
             raise ConfigError(f"run.known_images: {path} cannot be read: {first_line(error)}") from error
+        known._require_numbers(path)
         if known.probe.shape != probe.shape or np.linalg.norm(known.probe - probe) > _PROBE_TOLERANCE * np.linalg.norm(probe):
             raise ConfigError(
                 f"run.known_images: {path} was made with another ViT or Q-Former. Make it anew with `xraygpt evaluate`, or go without: "
@@ -100,6 +112,10 @@ def probe_image(size: int) -> Tensor:
     """float32 [1, 3, S, S]: waves in three directions."""
     waves = torch.sin(torch.arange(size) / 7)
     return torch.stack([waves + waves[:, None], waves - waves[:, None], waves * waves[:, None]])[None]
+
+
+def _is_finite(values: Floats) -> bool:
+    return values.dtype == np.float32 and bool(np.isfinite(values).all())
 
 
 def _fit(features: Floats) -> tuple[Floats, Floats]:

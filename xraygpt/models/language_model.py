@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from xraygpt.common.checkpoint import load_checkpoint
+from xraygpt.common.checkpoint_guard import check_weights_file
 from xraygpt.common.errors import CheckpointError
 from xraygpt.common.model_folder import (
     CONFIG,
@@ -125,6 +125,8 @@ def load_language_model(folder: str | Path, *, from_scratch: bool = False) -> Pr
             f"{folder.absolute()} has a config.json but no weights ({', '.join(WEIGHT_FILES)}). "
             "Put them there, or set model.llm_from_scratch=True to train a new language model of that size."
         )
+    for path in files:
+        check_weights_file(path)
     _check_size(config, folder, files)
     if getattr(config, "quantization_config", None) is not None and find_spec("bitsandbytes") is None:
         raise CheckpointError(f"The weights in {folder.absolute()} are quantised, and need bitsandbytes: pip install 'xraygpt[quant]'.")
@@ -134,9 +136,6 @@ def load_language_model(folder: str | Path, *, from_scratch: bool = False) -> Pr
         f"The weights in {folder.absolute()} cannot be loaded. They may be git-LFS pointers or incomplete downloads: "
         "compare their sizes with those published. transformers says"
     ):
-        for path in files:
-            if path.suffix != ".safetensors":
-                load_checkpoint(path, mmap=True)  # refuses pickles and what expands, before transformers reads it
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, output_loading_info=True, **options)
     model, report = loaded
     wrong = [key for kind in ("missing_keys", "mismatched_keys") for key in report[kind]]
@@ -154,7 +153,7 @@ def _check_size(config: PreTrainedConfig, folder: Path, files: list[Path]) -> No
     source = folder.absolute() / CONFIG
     if files:
         limit = numbers_in(files)
-        allowed = "the most that its files of weights can hold. They may be git-LFS pointers or incomplete: compare their sizes."
+        allowed = "the most that its files of weights can hold."
     elif nn.LayerNorm(1).weight.is_meta:  # no storage is wanted, as when parameters are counted; a norm draws no random numbers
         limit, allowed = MAX_NUMBERS, "the most that is counted."
     else:

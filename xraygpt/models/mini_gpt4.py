@@ -21,7 +21,7 @@ from xraygpt.models.blip2 import QFormerSize, VitSize, check_vit
 from xraygpt.models.caches import ConstantBeginning
 from xraygpt.models.compilation import check_compiler, compile_llm
 from xraygpt.models.gated_mlp import keep_less_of_gates
-from xraygpt.models.language_model import identity_differences, identity_of, load_language_model, load_tokenizer
+from xraygpt.models.language_model import identity_of, load_language_model, load_tokenizer
 from xraygpt.models.loss import CHUNK_ROWS, supervised_loss
 from xraygpt.models.packing import can_pack, packed
 from xraygpt.models.precision import FrozenDtype, check_frozen_dtype, place_part, stored_as
@@ -38,7 +38,7 @@ from xraygpt.models.vision import (
     load_vision,
     parts_in,
 )
-from xraygpt.models.weights import load_into, without_weights
+from xraygpt.models.weights import load_into, saved_identity_differences, without_weights
 
 
 @dataclass
@@ -253,15 +253,15 @@ class MiniGPT4(ReportWriter):
                 language model, unless `allow_other_llm`.
         """
         checkpoint = load_checkpoint(path, mmap=True)
-        state = model_state(checkpoint)
+        state = model_state(checkpoint, path)
         brings_llm = any(key.startswith("llama_model.") for key in state)
         stored = checkpoint.get("llm")
         if stored and not allow_other_llm:
             own = identity_of(self.llama_tokenizer, self.llama_model, self.llm_name, with_embedding=not brings_llm)
-            different = identity_differences(stored, own, compare_embedding=not brings_llm)
+            different = saved_identity_differences(stored, own, path, compare_embedding=not brings_llm)
             if different:
                 raise CheckpointError(
-                    f"{path} was trained with the language model {stored['name']!r}, this model has {self.llm_name!r}: "
+                    f"{path} was trained with the language model {stored.get('name')!r}, this model has {self.llm_name!r}: "
                     f"{'; '.join(different)}. Give the right one as model.llama_model; with another one the reports would be garbage "
                     "(model.allow_other_llm=True loads it all the same)."
                 )
@@ -282,7 +282,7 @@ class MiniGPT4(ReportWriter):
     def identity_differences(self, stored: dict[str, Any]) -> list[str]:
         """How the language model differs from a stored identity. Embeddings that are trained here will have moved: they do not count."""
         trained = any(parameter.requires_grad for parameter in self.llama_model.parameters())
-        return identity_differences(stored, self.identity(), compare_embedding=not trained)
+        return saved_identity_differences(stored, self.identity(), "The checkpoint", compare_embedding=not trained)
 
     def place(self, device: torch.device) -> "MiniGPT4":
         """Move to `device`: frozen ViT and language model as `frozen_dtype` says, everything else in float32."""

@@ -23,7 +23,7 @@ def checkpoint_paths(ckpt: str | list[str] | None) -> list[str]:
 
 def parts_in(path: str) -> set[str]:
     """The parts of a model of which a checkpoint has weights; its numbers are not read."""
-    return {key.split(".")[0] for key in model_state(load_checkpoint(path, mmap=True))}
+    return {key.split(".")[0] for key in model_state(load_checkpoint(path, mmap=True), path)}
 
 
 class VisionParts(Blip2Base):
@@ -39,7 +39,7 @@ class VisionParts(Blip2Base):
         parts = cls(**build_vision(cfg))
         load_vision(parts, cfg)
         for path in checkpoint_paths(cfg.ckpt):
-            state = model_state(load_checkpoint(path, mmap=True))
+            state = model_state(load_checkpoint(path, mmap=True), path)
             if vision := {key: value for key, value in state.items() if key.split(".")[0] in VISION_PARTS}:
                 load_into(parts, vision, path)
         for part in (parts.visual_encoder, parts.ln_vision, parts.Qformer):

@@ -4,6 +4,8 @@
     blip_processors   image: blip2_image_train, blip2_image_eval; text: blip_caption, report_text
     image_io          open_image: the one place that opens an image file (PNG, JPEG; DICOM through dicom_io)
     input_gate        check_image: does an image look like an upright frontal chest film?
+    image_container   what of a PNG or JPEG is pixels
+    jpeg_*            jpeg_streams, jpeg_2000_streams: what compressed images say of themselves, checked before a decoder is called
     dicom_*           io: what is accepted; header: the elements that are read; pixels: decoding; display: stored values → grey
 
 Importing this package registers them. `load_processor` builds one from its name and its part of the YAML.

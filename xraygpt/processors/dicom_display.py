@@ -99,7 +99,11 @@ def display_table(codes: np.ndarray, elements: Elements, *, window: int | str) -
         unit = _chosen(views, window, elements.name).to_unit_range(values)
     else:
         # 8 bits without a window are display values already, up to the rescale.
-        low, high = (values.min(), values.max()) if bits == 8 and not is_signed else np.percentile(values[codes], FALLBACK_PERCENTILES)
+        low, high = (
+            (values.min(), values.max())
+            if bits == 8 and not is_signed
+            else np.percentile(values[codes], FALLBACK_PERCENTILES, overwrite_input=True)
+        )
         unit = np.clip((values - low) / max(high - low, np.finfo(np.float64).tiny), 0, 1)
     if elements.code("PhotometricInterpretation") == "MONOCHROME1":  # the lowest value is meant to be shown white
         unit = 1 - unit

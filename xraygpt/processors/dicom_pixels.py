@@ -2,7 +2,8 @@
 
 | stored as                                      | decoded by                                                           |
 | ---------------------------------------------- | -------------------------------------------------------------------- |
-| uncompressed, RLE                              | pydicom                                                              |
+| uncompressed                                   | pydicom                                                              |
+| RLE                                            | Pillow, as PackBits: pydicom unpacks more than the image, and slowly |
 | JPEG Baseline, JPEG Extended of 8 bits         | Pillow                                                               |
 | JPEG 2000, High-Throughput JPEG 2000           | pylibjpeg-openjpeg                                                   |
 | JPEG Lossless, JPEG-LS                         | python-gdcm (the extra `gdcm`)                                       |
@@ -10,19 +11,27 @@
 
 pylibjpeg-libjpeg, which reads every JPEG, is used where it is installed; it is under GPLv3 and therefore not offered. pyjpegls is not
 used: on some damaged code streams it computes for many seconds.
+
+Decoders trust a compressed frame. One that is larger than the file says could fill the memory, and ends the process in gdcm. Its own
+header is therefore held against that of the file before any decoder sees it, and the decoder gets what was checked: `jpeg_streams`,
+`jpeg_2000_streams`.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from xraygpt.common.errors import DataError
 from xraygpt.processors.dicom_header import Elements, unreadable
+from xraygpt.processors.jpeg_2000_streams import bounded_jpeg_2000, jpeg_2000_size
+from xraygpt.processors.jpeg_streams import StreamHeader, read_jpeg
 
 if TYPE_CHECKING:
     from pydicom.pixels.decoders.base import Decoder
@@ -43,7 +52,6 @@ JPEG_LS_LOSSLESS = "1.2.840.10008.1.2.4.80"
 JPEG_LS_NEAR_LOSSLESS = "1.2.840.10008.1.2.4.81"
 
 PLUGINS: dict[str, tuple[str, ...]] = {
-    RLE_LOSSLESS: ("pydicom",),
     JPEG_BASELINE: ("pillow",),
     JPEG_EXTENDED: ("pillow", "pylibjpeg"),
     JPEG_2000_LOSSLESS: ("pylibjpeg",),
@@ -56,13 +64,14 @@ PLUGINS: dict[str, tuple[str, ...]] = {
     JPEG_LS_LOSSLESS: ("gdcm", "pylibjpeg"),
     JPEG_LS_NEAR_LOSSLESS: ("gdcm", "pylibjpeg"),
 }
-"""Compressed transfer syntax → pydicom's plugins for it, best first: what else is installed does not change an image."""
+"""Compressed transfer syntax → pydicom's plugins for it, best first: what else is installed does not change an image. RLE needs none."""
 
-MAX_JPEG_SCANS = 100
-"""A progressive JPEG has about 10. Each scan passes over the whole image (0.06 s for 64 million pixels) and may have less than 100 bytes:
-32 MB of them would compute for six hours."""
+MAX_FRAGMENTS = 20_000
+"""Pieces that a compressed frame is cut into: usually one. At the size of a memory page they would be 80 MB."""
 
-_FRAME_HEADERS = {0xFF00 | code for code in (*range(0xC0, 0xD0), 0xF7)} - {0xFFC4, 0xFFC8, 0xFFCC}  # 0xF7: JPEG-LS
+_OFFSET_BYTES = 4  # of the offset table, which has one entry a frame
+_RLE_HEADER = struct.Struct("<16I")  # number of segments, then where each begins
+_JPEG_2000_SYNTAXES = (JPEG_2000_LOSSLESS, JPEG_2000, HTJ2K_LOSSLESS, HTJ2K_LOSSLESS_RPCL, HTJ2K)
 _LOSSY = (JPEG_BASELINE, JPEG_EXTENDED, JPEG_LS_NEAR_LOSSLESS, JPEG_2000, HTJ2K)
 _INSTALL_HINTS = {
     "gdcm": 'Install its decoder with `pip install "xraygpt[gdcm]"`.',
@@ -124,7 +133,7 @@ def decode_codes(elements: Elements, layout: PixelLayout, syntax: UID) -> np.nda
     data = elements.values("PixelData")[0]
     if not isinstance(data, bytes):
         raise elements.damaged("PixelData")
-    holds_words = syntax not in PLUGINS or syntax == RLE_LOSSLESS  # all bits of a word are kept, not only the image's own
+    holds_words = syntax not in PLUGINS  # all bits of a word are kept, not only the image's own
     options: dict[str, Any] = {
         "rows": layout.rows,
         "columns": layout.columns,
@@ -138,84 +147,80 @@ def decode_codes(elements: Elements, layout: PixelLayout, syntax: UID) -> np.nda
         "pixel_vr": elements.code("PixelDataVR"),
     }
     try:
-        decoder, plugin = _decoder(data, layout, syntax, elements.name)
-        stored, _ = decoder.as_array(data, index=0, decoding_plugin=plugin, **options)
+        if syntax == RLE_LOSSLESS:
+            stored = _decode_rle(_only_frame(data), layout)
+        else:
+            decoder, plugin, data = _decoder(data, layout, syntax, elements.name)
+            stored, _ = decoder.as_array(data, index=0, decoding_plugin=plugin, **options)
     except unreadable() as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{elements.name}: the pixel data are damaged or cut short ({reason}).") from error
     return _own_bits(stored, layout, shift=layout.high_bit + 1 - layout.bits_stored if holds_words else 0, is_lossy=syntax in _LOSSY)
 
 
-def _decoder(data: bytes, layout: PixelLayout, syntax: UID, name: str) -> tuple[Decoder, str]:
-    """The decoder of a transfer syntax, and the plugin that it is to use ("" where it needs none)."""
-    from pydicom.encaps import get_frame
+def _decoder(data: bytes, layout: PixelLayout, syntax: UID, name: str) -> tuple[Decoder, str, bytes]:
+    """The decoder of a transfer syntax, the plugin that it is to use ("" where it needs none), and the checked data for it."""
+    from pydicom.encaps import encapsulate
     from pydicom.pixels import get_decoder
 
     try:
         decoder = get_decoder(syntax)
-    except NotImplementedError as error:
-        raise DataError(f"{name}: stored as {syntax.name}, which is not read. {_CONVERT_HINT}") from error
+    except NotImplementedError:
+        decoder = None
+    if decoder is None or (syntax.is_encapsulated and syntax not in PLUGINS):  # a later pydicom may read what is not checked here
+        raise DataError(f"{name}: stored as {syntax.name}, which is not read. {_CONVERT_HINT}")
     if syntax not in PLUGINS:
-        return decoder, ""
+        return decoder, "", data
     plugins, hint = PLUGINS[syntax], _INSTALL_HINTS.get(PLUGINS[syntax][0])
-    if syntax != RLE_LOSSLESS:
-        frame = get_frame(data, 0, number_of_frames=1)
-        bits = _code_stream_bits(frame, layout, name)
-        if "pillow" in plugins:
-            require_few_scans(frame, name)
-        if syntax == JPEG_EXTENDED and bits > 8:
-            plugins, hint = ("pylibjpeg",), _CONVERT_HINT
+    header, stream = _checked_stream(_only_frame(data), layout, syntax, name)
+    if syntax == JPEG_EXTENDED and header.bits > 8:
+        plugins, hint = ("pylibjpeg",), _CONVERT_HINT
     plugin = next((plugin for plugin in plugins if plugin in decoder.available_plugins), None)
     if plugin is None:
         raise DataError(f"{name}: compressed as {syntax.name}, for which no decoder is installed. {hint}")
-    return decoder, plugin
+    return decoder, plugin, encapsulate([stream], has_bot=False)
 
 
-def require_few_scans(code_stream: bytes, name: str) -> None:
-    """Refuse a JPEG of more scans than `MAX_JPEG_SCANS`; the marker cannot occur within their data.
+def _only_frame(data: bytes) -> bytes:
+    """The one frame of encapsulated pixel data (PS3.5 A.4), its fragments joined."""
+    from pydicom.encaps import generate_fragments
 
-    Raises:
-        DataError: it has more.
-    """
-    if (scans := code_stream.count(b"\xff\xda")) > MAX_JPEG_SCANS:
-        raise DataError(f"{name}: a JPEG of {scans} scans; at most {MAX_JPEG_SCANS} are decoded. Save the image anew.")
+    offsets, *fragments = itertools.islice(generate_fragments(data), MAX_FRAGMENTS + 2)
+    if len(offsets) > _OFFSET_BYTES:
+        raise ValueError(f"an offset table of {len(offsets) // _OFFSET_BYTES} frames where there is one")
+    if len(fragments) > MAX_FRAGMENTS:
+        raise ValueError(f"a frame in more than {MAX_FRAGMENTS} fragments")
+    return b"".join(fragments)
 
 
-def _code_stream_bits(frame: bytes, layout: PixelLayout, name: str) -> int:
-    """The bits of a sample of a JPEG, JPEG-LS or JPEG 2000 code stream, after its own header was held against that of the file.
-
-    Decoders trust the code stream. One that is larger than the file says could fill the memory, and ends the process in gdcm.
-    """
-    columns, rows, components, bits = _jpeg_2000_header(frame) or _jpeg_header(frame)
-    if (columns, rows, components) != (layout.columns, layout.rows, 1) or bits > layout.bits_allocated:
-        found = f"{columns} x {rows} pixels of {components} x {bits} bits"
+def _checked_stream(frame: bytes, layout: PixelLayout, syntax: UID, name: str) -> tuple[StreamHeader, bytes]:
+    """What a JPEG, JPEG-LS or JPEG 2000 says of itself, held against the header of the file, and the stream to decode."""
+    if syntax in _JPEG_2000_SYNTAXES:
+        header, stream = jpeg_2000_size(frame)
+    else:
+        jpeg = read_jpeg(frame, name)
+        header, stream = jpeg.header, jpeg.content
+    if (header.columns, header.rows, header.components) != (layout.columns, layout.rows, 1) or header.bits > layout.bits_allocated:
+        found = f"{header.columns} x {header.rows} pixels of {header.components} x {header.bits} bits"
         expected = f"{layout.columns} x {layout.rows} of 1 x {layout.bits_allocated} at most"
         raise DataError(f"{name}: the compressed image is of {found}; the DICOM header says {expected}.")
-    return bits
+    return header, bounded_jpeg_2000(stream, name) if syntax in _JPEG_2000_SYNTAXES else stream
 
 
-def _jpeg_2000_header(frame: bytes) -> tuple[int, int, int, int] | None:
-    """Columns, rows, components and bits of a JPEG 2000 code stream (ISO 15444-1, A.5.1); None if it is none."""
-    if (start := frame.find(b"\xff\x4f\xff\x51")) < 0:  # SOC and SIZ; in a JP2 container boxes stand before them
-        return None
-    right, bottom, left, top, components, depth = struct.unpack_from(">IIII16xHB", frame, start + 8)
-    return right - left, bottom - top, components, (depth & 0x7F) + 1
+def _decode_rle(frame: bytes, layout: PixelLayout) -> np.ndarray:
+    """Unpack run lengths, one segment for each byte of a pixel, the high byte first (PS3.5 annex G).
 
-
-def _jpeg_header(frame: bytes) -> tuple[int, int, int, int]:
-    """Columns, rows, components and bits of a JPEG or JPEG-LS code stream, from its first frame header (ISO 10918-1, B.2.2)."""
-    position = 2
-    while True:
-        marker, length = struct.unpack_from(">HH", frame, position)
-        if marker in _FRAME_HEADERS:
-            bits, rows, columns, components = struct.unpack_from(">BHHB", frame, position + 4)
-            return columns, rows, components, bits
-        if marker == 0xFFFF:  # a fill byte
-            position += 1
-        elif marker > 0xFF00:
-            position += 2 + length
-        else:
-            raise ValueError("no JPEG marker where one must be")
+    Segments are PackBits. They are read as a single row, since runs of some files cross the ends of rows; what stands beyond the
+    image is never unpacked.
+    """
+    number, *starts = _RLE_HEADER.unpack_from(frame)
+    if number != layout.bits_allocated // 8:
+        raise ValueError(f"{number} RLE segments for {layout.bits_allocated // 8} bytes a pixel")
+    ends = [*starts[1:number], len(frame)]
+    size = (layout.rows * layout.columns, 1)
+    planes = [Image.frombytes("L", size, frame[start:end], "packbits", "L") for start, end in zip(starts, ends, strict=False)]
+    stored = np.stack([np.asarray(plane)[0] for plane in reversed(planes)], axis=-1)  # little endian
+    return stored.view(f"<u{number}").reshape(layout.rows, layout.columns)
 
 
 def _own_bits(stored: np.ndarray, layout: PixelLayout, *, shift: int, is_lossy: bool) -> np.ndarray:

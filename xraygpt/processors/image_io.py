@@ -19,20 +19,18 @@ A file that cannot be used is a `DataError` that names it and says why.
 
 import logging
 import stat
-import struct
-import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from xraygpt.common.errors import DataError
-from xraygpt.common.limits import MAX_PIXELS
+from xraygpt.common.limits import DECODING_ERRORS, MAX_PIXELS
 from xraygpt.processors import dicom_io
 from xraygpt.processors.dicom_io import DicomOptions
-from xraygpt.processors.dicom_pixels import require_few_scans
+from xraygpt.processors.image_container import pixels_only
 
 MAX_FILE_BYTES = 2**29
 """Checked before reading: more than `MAX_PIXELS` need uncompressed, at 16 bits and in colour."""
@@ -43,18 +41,6 @@ DETECTOR_BITS = (8, 10, 12, 14, 16)
 _FIRST_WINDOW = DicomOptions()
 _SIGNATURE_BYTES = 132  # a DICOM file says so at byte 128
 _GIT_LFS_POINTER = b"version https://git-lfs"
-_DECODING_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
 
 logging.getLogger("PIL").setLevel(logging.INFO)  # at DEBUG it writes the text of EXIF and PNG comments into the log
 
@@ -120,23 +106,24 @@ def read_content(source: Path | str | BinaryIO, name: str) -> bytes:
 def _decode(content: bytes, name: str, min_side: int | None, max_pixels: int) -> Image.Image:
     """Decode PNG or JPEG bytes; the header's size is checked before any pixel is unpacked."""
     try:
+        content, orientation = pixels_only(content, name)
         image: Image.Image = Image.open(BytesIO(content), formats=("PNG", "JPEG"))
     except Image.UnidentifiedImageError as error:
         raise DataError(f"{name}: not a PNG, JPEG or DICOM file, or its header is damaged.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{name}: {error}") from error
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise DataError(f"{name}: the image header is damaged ({error}).") from error
     if image.width * image.height > max_pixels:
         raise DataError(f"{name}: {image.width} x {image.height} pixels; at most {max_pixels} are decoded. Scale the image down.")
-    if image.format != "PNG":
-        require_few_scans(content, name)
     try:
         if min_side is not None:
             image = _scaled_down(image, min_side)
+        if orientation is not None:
+            image.getexif()[ExifTags.Base.Orientation] = orientation
         ImageOps.exif_transpose(image, in_place=True)
         upright = _to_grey_or_rgb(image, name)
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise DataError(f"{name}: the image is damaged or cut short ({error}).") from error
     upright.info = {}
     return upright.copy()  # a plain image, which does not know the file

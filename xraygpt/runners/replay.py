@@ -11,17 +11,19 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from torch.utils.data import default_collate
 
 from xraygpt.common.checkpoint import load_checkpoint, load_trainable_state, tensors_in
 from xraygpt.common.config import Config
 from xraygpt.common.dist_utils import resolve_device
-from xraygpt.common.errors import CheckpointError
+from xraygpt.common.errors import CheckpointError, first_line
 from xraygpt.common.files import write_text
 from xraygpt.common.seed import seed_everything
 from xraygpt.common.updater import amp_dtype
 from xraygpt.datasets.data_utils import Draw, prepare_sample
+from xraygpt.runners.saved_state import check_saved_state
 from xraygpt.tasks import setup_task
 
 _KEYS = {"what", "step", "micro_batches", "model", "llm", "config", "scale", "libraries"}
@@ -56,7 +58,21 @@ def load_dump(path: str | Path) -> dict[str, Any]:
     dump = load_checkpoint(path)
     if absent := _KEYS - dump.keys():
         raise CheckpointError(f"{path} is no dump of a run (dump_step….pth): it has no {', '.join(sorted(absent))}.")
+    check_saved_state(dump, Path(path))
+    batches = dump["micro_batches"] if isinstance(dump["micro_batches"], list) else [None]
+    if not all(_is_micro_batch(batch) for batch in batches) or not isinstance(dump["scale"], int | float):
+        raise CheckpointError(f"{path} is damaged: it does not say which samples went into the update, and how the loss was scaled.")
     return dump
+
+
+def _is_micro_batch(batch: Any) -> bool:
+    """Whether it is a `MicroBatch` as a dictionary."""
+    if not isinstance(batch, dict) or not isinstance(batch.get("rank"), int):
+        return False
+    draws, sample_ids = batch.get("draws"), batch.get("sample_ids")
+    if not isinstance(draws, list) or not isinstance(sample_ids, list) or len(draws) != len(sample_ids):
+        return False
+    return all(isinstance(draw, list) and list(map(type, draw)) == [int] * 3 for draw in draws)
 
 
 def config_of(dump: dict[str, Any], *, options: Sequence[str], imports: Sequence[str]) -> Config:
@@ -64,9 +80,12 @@ def config_of(dump: dict[str, Any], *, options: Sequence[str], imports: Sequence
 
     Modules are imported because the caller names them, never because a file does.
     """
-    config = OmegaConf.create(dump["config"])
-    config.run.imports = []
-    config.run.resume_ckpt_path = None
+    try:
+        config = OmegaConf.create(dump["config"])
+        config.run.imports = []
+        config.run.resume_ckpt_path = None
+    except (OmegaConfBaseException, AttributeError) as error:
+        raise CheckpointError(f"The configuration in the dump is damaged: {first_line(error)}") from error
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config_of_the_dump.yaml"
         write_text(path, OmegaConf.to_yaml(config))

@@ -16,6 +16,7 @@ from xraygpt.common.checkpoint_folder import CheckpointFolder
 from xraygpt.common.dist_utils import decided_by_main, get_world_size
 from xraygpt.common.errors import CheckpointError
 from xraygpt.runners.run_state import RunFacts, library_versions
+from xraygpt.runners.saved_state import check_saved_state
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +123,7 @@ def find_checkpoint(folder: CheckpointFolder, setting: str | None, facts: RunFac
         raise CheckpointError(
             f"{path} is no checkpoint of a run: it has no {', '.join(sorted(absent))}. To start from its weights, give it as model.ckpt."
         )
+    check_saved_state(state, path)
     world_size = get_world_size()
     return Resumed(path, state, decided_by_main(lambda: compare(state, path, facts, world_size=world_size, allow=allow)))
 
@@ -162,7 +164,7 @@ def compare(state: Mapping[str, Any], path: Path, facts: RunFacts, *, world_size
     found = list(_config_differences(state.get("config") or {}, facts.config, path))
     if state.get("data") is not None and state["data"] != facts.data:
         found.append(Difference("data", _data_in_words(state["data"]), _data_in_words(facts.data)))
-    if state.get("llm") is not None and (different := facts.llm_differences(state["llm"])):
+    if state.get("llm") is not None and (different := _llm_differences(facts, state["llm"], path)):
         found.append(Difference("llm", state["llm"].get("name"), "; ".join(different)))
     schedule = _Schedule(state, path, facts.config["run"], world_size)
     found += schedule.differences()
@@ -179,6 +181,13 @@ def compare(state: Mapping[str, Any], path: Path, facts: RunFacts, *, world_size
         logger.warning("Resuming with a change that was allowed: %s.", difference)
     _report_libraries(state.get("libraries"))
     return schedule.continuation()
+
+
+def _llm_differences(facts: RunFacts, stored: dict[str, Any], path: Path) -> list[str]:
+    try:
+        return facts.llm_differences(stored)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 class _Schedule:
@@ -279,7 +288,8 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def _is_harmless(name: str) -> bool:
     section, *rest = name.split(".")
     # The data's folder and the language model's are compared by what is in them.
-    return (section == "run" and rest[0] in HARMLESS) or name == "model.llama_model" or (section == "datasets" and rest[-1] == "storage")
+    is_storage = section == "datasets" and rest[-1:] == ["storage"]
+    return (section == "run" and not HARMLESS.isdisjoint(rest[:1])) or name == "model.llama_model" or is_storage
 
 
 def _is_named(difference: str, allowed: str) -> bool:

@@ -14,9 +14,11 @@ from torch import nn
 from xraygpt import __version__
 from xraygpt.common.checkpoint import load_trainable_state, trainable_state
 from xraygpt.common.dist_utils import get_rank, get_world_size
+from xraygpt.common.errors import CheckpointError, first_line
 from xraygpt.common.files import ANNOTATIONS_NAME, sha256_file
 from xraygpt.common.seed import set_random_state
 from xraygpt.common.updater import Updater
+from xraygpt.runners.saved_state import check_optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -106,14 +108,22 @@ class RunState:
             scale: iterations of this run for one of the checkpoint's.
 
         Raises:
-            CheckpointError: it has other parameters than this run trains.
+            CheckpointError: it has other parameters than this run trains, or values that cannot be gone on with.
         """
+        check_optimizer(state["optimizer"], self.updater.optimizer, path)
         load_trainable_state(self.model, state["model"], path)
         self.updater.load_state_dict(state)
         self.progress = Progress(state["epoch"] + 1, int(state.get("iteration", 0) * scale), state.get("meters"))
         if state.get("world_size") == get_world_size():
-            set_random_state(state["rng"][get_rank()])
+            _set_random_state(state, path)
         logger.info("Resumed from %s at epoch %d, iteration %d.", path, self.progress.epoch, self.progress.iteration)
+
+
+def _set_random_state(state: dict[str, Any], path: Path) -> None:
+    try:
+        set_random_state(state["rng"][get_rank()])
+    except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:  # each generator has its own
+        raise CheckpointError(f"{path} is damaged: 'rng' has no random state of rank {get_rank()}: {first_line(error)}") from error
 
 
 def data_identity(datasets_cfg: Mapping[Any, Any], datasets: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch.nn.parallel import DistributedDataParallel
 
 from xraygpt import __version__
-from xraygpt.common.checkpoint import load_checkpoint, load_trainable_state
+from xraygpt.common.checkpoint import load_checkpoint, load_trainable_state, model_state
 from xraygpt.common.checkpoint_folder import CheckpointFolder
 from xraygpt.common.config import Config
 from xraygpt.common.dist_utils import (
@@ -25,7 +25,7 @@ from xraygpt.common.dist_utils import (
     resolve_device,
 )
 from xraygpt.common.errors import ConfigError
-from xraygpt.common.files import write_json, write_text
+from xraygpt.common.files import make_folder, write_json, write_text
 from xraygpt.common.logger import MetricLogger, RunLog
 from xraygpt.common.loss_watch import LossWatch
 from xraygpt.common.memory import memory_by_part
@@ -136,7 +136,7 @@ class RunnerBase:
                 "or move the folder away."
             )
         try:
-            (self.output_dir / "result").mkdir(parents=True, exist_ok=True)
+            make_folder(self.output_dir / "result")
             if self.run_cfg.evaluate:
                 return
             write_text(self.output_dir / "config.yaml", self.config.to_yaml())
@@ -342,7 +342,7 @@ class RunnerBase:
         """Evaluate the test splits with the "best" checkpoint, the "last" state, or (`evaluate`) the model as configured."""
         if which == "best":
             path = self.output_dir / "checkpoint_best.pth"
-            load_trainable_state(self.model, load_checkpoint(path)["model"], path)
+            load_trainable_state(self.model, model_state(load_checkpoint(path), path), path)
         tested = {}
         for split in self.run_cfg.test_splits:
             tested[split] = self.eval_epoch(split, which)

@@ -5,11 +5,8 @@ line for each request, with numbers only.
 """
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -19,34 +16,16 @@ from xraygpt.serving.api_limits import ApiError, require_token
 from xraygpt.serving.api_service import ApiService
 from xraygpt.serving.safety import RESEARCH_NOTICE
 
-LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1", "[::1]")
+
+def is_api_path(path: str) -> bool:
+    """Whether a request is for one of the API's routes, and not for the page."""
+    return path in ("/healthz", "/metrics") or path.startswith("/v1/")
 
 
-def build_app(service: ApiService, *, any_host: bool = False) -> FastAPI:
-    """The application; its life is that of the service's worker.
-
-    Args:
-        any_host: answer requests to whichever name. Otherwise only those that call this machine by its own names are answered: a web page
-            of another site could point a name of its own at 127.0.0.1, and talk to a server without tokens from the user's browser.
-    """
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.worker.start()
-        yield
-        service.worker.stop()
-
-    # FastAPI's own documentation pages load scripts from another host.
-    app = FastAPI(title="xraygpt", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+def add_api_routes(app: FastAPI, service: ApiService) -> None:
+    """Add the routes to an application, which starts and stops the worker of `service`."""
     app.router.routes.append(Route("/v1/chat/completions", ChatEndpoint(service), methods=["POST"]))
     app.add_exception_handler(ApiError, _error_response)
-    _add_small_routes(app, service)
-    if not any_host:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_NAMES)
-    return app
-
-
-def _add_small_routes(app: FastAPI, service: ApiService) -> None:
     model = {"id": service.model_name, "object": "model", "created": int(time.time()), "owned_by": "xraygpt", "notice": RESEARCH_NOTICE}
 
     def check(request: Request) -> None:

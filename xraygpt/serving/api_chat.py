@@ -4,6 +4,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 
 from anyio import to_thread
 from starlette.requests import ClientDisconnect
@@ -15,6 +16,7 @@ from xraygpt.serving.api_prompt import Question
 from xraygpt.serving.api_schema import ChatRequest, read_request
 from xraygpt.serving.api_service import ApiService
 from xraygpt.serving.batching import Event, Failed, Finished, Job, Piece
+from xraygpt.serving.body_memory import BodyMemory
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +33,15 @@ def _failure(reason: str) -> ApiError:
 
 
 class ChatEndpoint:
-    """The route, as an ASGI application: it holds a place in the queue until the last byte is sent or the client is gone."""
+    """The route, as an ASGI application.
+
+    A request holds a place in the queue from the end of its body until the last byte is sent or
+    the client is gone. While the body comes, a slow sender would hold it for nothing.
+    """
 
     def __init__(self, service: ApiService) -> None:
         self.service = service
-        self.receiving = asyncio.Semaphore(service.limits.max_receiving)
+        self.memory = BodyMemory(num_bodies=service.limits.max_receiving, max_body_bytes=service.limits.max_bytes)
         self.decoding = asyncio.Semaphore(service.limits.max_decoding)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,8 +49,8 @@ class ChatEndpoint:
         exchange = Exchange(scope, receive, send)
         try:
             require_token(exchange.request.headers.get("authorization", ""), self.service.tokens)
-            with self.service.place():
-                await asyncio.wait_for(self._answer(exchange), self.service.limits.max_seconds + _LATE_SECONDS)
+            self.service.require_free_place()  # so that nobody sends a large body for nothing
+            await asyncio.wait_for(self._answer(exchange), self.service.limits.max_seconds + _LATE_SECONDS)
         except asyncio.TimeoutError:  # the batch before takes longer than a request may, or the client does not read
             if not exchange.is_streaming:  # a stream ends as it is: its client may not read on
                 await exchange.send_error(_failure("time"))
@@ -60,7 +66,11 @@ class ChatEndpoint:
             self._account(exchange)
 
     async def _answer(self, exchange: Exchange) -> None:
-        request, question = await self._read(exchange)
+        with ExitStack() as place:
+            request, question = await self._read(exchange, place)
+            await self._write(exchange, request, question)
+
+    async def _write(self, exchange: Exchange, request: ChatRequest, question: Question) -> None:
         events = asyncio.Queue[Event | None]()
         loop = asyncio.get_running_loop()
 
@@ -83,10 +93,11 @@ class ChatEndpoint:
             job.cancel()
             watching.cancel()
 
-    async def _read(self, exchange: Exchange) -> tuple[ChatRequest, Question]:
-        """What is asked; few bodies at a time, because each may be large, and fewer images being decoded."""
-        async with self.receiving:
-            body = await exchange.receive_body(self.service.limits)
+    async def _read(self, exchange: Exchange, place: ExitStack) -> tuple[ChatRequest, Question]:
+        """What is asked; images of few requests at a time are decoded. Once the body has come, `place` holds one in the queue."""
+        with self.memory.share() as share:
+            body = await exchange.receive_body(share)
+            place.enter_context(self.service.place())
             async with self.decoding:
                 return await to_thread.run_sync(self._read_body, body)
 

@@ -1,6 +1,5 @@
 """One request to `/v1/chat/completions` and its answer: the bytes that come and go, in the format of OpenAI's API."""
 
-import asyncio
 import json
 import time
 import uuid
@@ -10,12 +9,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from xraygpt.serving.api_limits import ApiError, ApiLimits
+from xraygpt.serving.api_limits import ApiError
 from xraygpt.serving.api_writer import Written
+from xraygpt.serving.body_memory import BodyShare
 from xraygpt.serving.safety import RESEARCH_NOTICE
 
 CLIENT_LEFT = 499
-"""The status in log and metrics of a request whose client left, as nginx has it."""
+"""The status in log and metrics of a request whose client left, as nginx has it, or was refused while its body came."""
 
 _HEADERS = {"Cache-Control": "no-store", "X-Research-Notice": RESEARCH_NOTICE}
 
@@ -47,35 +47,23 @@ class Exchange:
 
     # In --------------------------------------------------------------------------------------------------------
 
-    async def receive_body(self, limits: ApiLimits) -> bytes:
-        """The body of the request.
+    async def receive_body(self, share: BodyShare) -> bytes:
+        """The body of the request. How large it may be, and how slowly it may come, the server has checked (`http_requests`).
+
+        Args:
+            share: what it holds of the memory for bodies.
 
         Raises:
-            ApiError: it is not declared to be JSON, is too large, or does not arrive in time.
-            ClientDisconnect: the client left.
+            ApiError: it is not declared to be JSON.
+            ClientDisconnect: the client left, or was refused.
         """
         declared = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if declared != "application/json":  # which a web page of another site cannot send unasked
             raise ApiError(415, "Send the request with the header `Content-Type: application/json`.", code="unsupported_media_type")
-        try:
-            return await asyncio.wait_for(self._receive_all(limits.max_bytes), limits.receive_seconds)
-        except asyncio.TimeoutError:
-            message = f"The body of the request did not arrive within {limits.receive_seconds:g} seconds."
-            raise ApiError(408, message, code="request_timeout") from None
-
-    async def _receive_all(self, max_bytes: int) -> bytes:
-        body, length = bytearray(), 0
+        body = bytearray()
         async for block in self.request.stream():
-            length += len(block)
-            if length <= max_bytes:
-                body += block
-            elif length > 4 * max_bytes:
-                break
-            else:  # read on without keeping it: a client that is still sending would not see the refusal
-                body.clear()
-        if length > max_bytes:
-            message = f"The body of the request has more than {max_bytes} bytes. Send a smaller image, or fewer."
-            raise ApiError(413, message, code="request_too_large")
+            await share.grow(len(block))
+            body += block
         return bytes(body)
 
     async def wait_for_leave(self) -> None:

@@ -28,10 +28,8 @@ class ApiLimits:
     """Longest answer."""
     max_seconds: float = 120.0
     """From a request's arrival to the end of its answer; an answer that is being written then ends there, and says so."""
-    receive_seconds: float = 20.0
-    """For a request's body to arrive."""
     max_receiving: int = 8
-    """Bodies that are in memory at the same time: with `max_bytes`, the bound of what clients can make the server hold."""
+    """Bodies of full size that there is memory for: with `max_bytes`, the bound of what clients can make the server hold."""
     max_decoding: int = 2
     """Requests whose images are decoded at the same time."""
 

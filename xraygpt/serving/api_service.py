@@ -53,16 +53,24 @@ class ApiService:
         Raises:
             ApiError: 503, if all are taken or the server stops.
         """
-        if self.is_stopping:
-            raise ApiError(503, "The server is stopping. Try again later.", code="stopping", retry_after=10)
-        if self.num_inside >= self.limits.max_queue:
-            message = f"The server is busy: {self.num_inside} requests are waiting already. Try again later."
-            raise ApiError(503, message, code="busy", retry_after=self.seconds_to_wait())
+        self.require_free_place()
         self.num_inside += 1
         try:
             yield
         finally:
             self.num_inside -= 1
+
+    def require_free_place(self) -> None:
+        """Refuse a request that could not get a place now.
+
+        Raises:
+            ApiError: 503, if all are taken or the server stops.
+        """
+        if self.is_stopping:
+            raise ApiError(503, "The server is stopping. Try again later.", code="stopping", retry_after=10)
+        if self.num_inside >= self.limits.max_queue:
+            message = f"The server is busy: {self.num_inside} requests are waiting already. Try again later."
+            raise ApiError(503, message, code="busy", retry_after=self.seconds_to_wait())
 
     def seconds_to_wait(self) -> int:
         """When the requests that are inside may have been answered, going by the last batch; at least 1, at most `max_seconds`."""

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from xraygpt.common.errors import DataError
+from xraygpt.common.printable import printable_line, utf8_name
 from xraygpt.common.seed import stateless_seed
 from xraygpt.models.generation import GeneratedText
 from xraygpt.processors import Concern, check_image, open_image, refusal
@@ -51,7 +52,7 @@ def load_film(pipeline: ReportPipeline, path: Path) -> Film:
         queries = pipeline.cache.find(name) if pipeline.cache else None
         return Film(pipeline.load_image(image), queries, check_image(image), name=name)
     except DataError as error:
-        return Film(error=str(error))
+        return Film(error=printable_line(error))
 
 
 def load_ahead(pipeline: ReportPipeline, batches: Sequence[Images]) -> Iterator[list[Film]]:
@@ -92,7 +93,7 @@ def write_batches(pipeline: ReportPipeline, batches: Sequence[Images], *, seed: 
         written = iter(pipeline.write_reports_from([queries for _, queries in usable], seed=seeds))
         rows = []
         for (image_id, path), film in zip(batch, films, strict=True):
-            row: Row = {"id": image_id, "image": path.as_posix()}
+            row: Row = {"id": image_id, "image": utf8_name(path.as_posix())}
             row |= {"error": film.error} if film.error else _report_fields(pipeline.model.llama_tokenizer, next(written))
             rows.append(row | {"concerns": [asdict(concern) for concern in film.concerns]})
         yield rows
@@ -100,7 +101,7 @@ def write_batches(pipeline: ReportPipeline, batches: Sequence[Images], *, seed: 
 
 def _refuse_doubted(batch: Images, films: Sequence[Film]) -> None:
     for (_, path), film in zip(batch, films, strict=True):
-        film.error = refusal(str(path), film.concerns) if film.concerns else film.error
+        film.error = printable_line(refusal(str(path), film.concerns)) if film.concerns else film.error
 
 
 def _read_images(pipeline: ReportPipeline, films: Sequence[Film]) -> None:

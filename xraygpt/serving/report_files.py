@@ -11,14 +11,14 @@ A row is one image:
 and `about`, {"prompt", "decoding", "model"}, is what all reports of a file share.
 """
 
-import csv
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from xraygpt.common.errors import DataError
-from xraygpt.common.files import atomic_path
+from xraygpt.common.files import write_text
+from xraygpt.common.printable import csv_table, json_text, printable_line, printable_text
 from xraygpt.common.registry import suggest
 from xraygpt.serving.safety import RESEARCH_NOTICE, unsure_notes, with_notice
 
@@ -28,36 +28,36 @@ CSV_COLUMNS = ("id", "image", "report", "error", "flags", "confidence", "sentenc
 """No column `truncated`: the flags say it, and `xraygpt score` reads it from JSON lines alone."""
 
 
-def _write_jsonl(handle: IO[str], rows: Iterable[Row], about: Row) -> None:
-    for row in rows:
-        shared = {} if "error" in row else about
-        handle.write(json.dumps({**row, **shared, "notice": RESEARCH_NOTICE}, ensure_ascii=False) + "\n")
+def _as_jsonl(rows: Iterable[Row], about: Row) -> str:
+    return "".join(json_text({**row, **({} if "error" in row else about), "notice": RESEARCH_NOTICE}) + "\n" for row in rows)
 
 
-def _write_csv(handle: IO[str], rows: Iterable[Row], about: Row) -> None:
-    writer = csv.DictWriter(handle, CSV_COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        shared = {} if "error" in row else {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
-        writer.writerow(
-            {**row, **shared}
-            | ({"sentences": json.dumps(row["sentences"], ensure_ascii=False)} if "sentences" in row else {})
-            | {"flags": " ".join(row.get("flags", ())), "concerns": " ".join(concern["kind"] for concern in row["concerns"])}
-            | {"notice": RESEARCH_NOTICE}
-        )
+def _as_csv(rows: Iterable[Row], about: Row) -> str:
+    shared = {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+    cells = (
+        {**row, **({} if "error" in row else shared)}
+        | ({"sentences": json_text(row["sentences"])} if "sentences" in row else {})
+        | {"flags": " ".join(row.get("flags", ())), "concerns": " ".join(concern["kind"] for concern in row["concerns"])}
+        | {"notice": RESEARCH_NOTICE}
+        for row in rows
+    )
+    return csv_table(CSV_COLUMNS, ([row.get(column, "") for column in CSV_COLUMNS] for row in cells))
 
 
-def _write_txt(handle: IO[str], rows: Iterable[Row], about: Row) -> None:
-    shared = [f"{key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in about.items()]
-    handle.write("\n".join([RESEARCH_NOTICE, *shared]) + "\n")
+def _as_txt(rows: Iterable[Row], about: Row) -> str:
+    shared = [printable_line(f"{key}: {value if isinstance(value, str) else json.dumps(value)}") for key, value in about.items()]
+    parts = ["\n".join([RESEARCH_NOTICE, *shared]) + "\n"]
     for row in rows:
         text = f"No report: {row['error']}" if "error" in row else row["report"]
         messages = [concern["message"] for concern in row["concerns"]]
         text = "\n".join([text, *unsure_notes(row.get("sentences", ()))])
-        handle.write(f"\n== {row['id']} ({row['image']})\n{with_notice(text, flags=row.get('flags', ()), concerns=messages)}\n")
+        whole = printable_text(with_notice(text, flags=row.get("flags", ()), concerns=messages))
+        lines = [f" {line}" if line.startswith("==") else line for line in whole.split("\n")]  # only a row has a heading
+        parts.append("\n".join(["", f"== {printable_line(row['id'])} ({printable_line(row['image'])})", *lines, ""]))
+    return "".join(parts)
 
 
-FORMATS: dict[str, Callable[[IO[str], Iterable[Row], Row], None]] = {"jsonl": _write_jsonl, "csv": _write_csv, "txt": _write_txt}
+FORMATS: dict[str, Callable[[Iterable[Row], Row], str]] = {"jsonl": _as_jsonl, "csv": _as_csv, "txt": _as_txt}
 
 
 def format_of(path: Path, asked: str | None) -> str:
@@ -74,5 +74,4 @@ def format_of(path: Path, asked: str | None) -> str:
 
 def write_report_file(path: Path, rows: Iterable[Row], about: Row, *, format_name: str) -> None:
     """Write the rows to `path` in one of the `FORMATS`, whole or not at all."""
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as handle:
-        FORMATS[format_name](handle, rows, about)
+    write_text(path, FORMATS[format_name](rows, about))

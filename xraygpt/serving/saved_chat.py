@@ -1,6 +1,5 @@
 """A conversation as a file: JSON for programs, Markdown for people. Both carry the research notice."""
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -8,12 +7,13 @@ from typing import Any
 
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import write_text
+from xraygpt.common.printable import json_text, markdown_code, printable_line, utf8_name
 from xraygpt.common.registry import suggest
 from xraygpt.serving.safety import REPORT_QUESTION, RESEARCH_NOTICE, dropped_turns_note, notes, unsure_notes
 from xraygpt.serving.sentences import as_rows
 from xraygpt.serving.session import Turn
 
-_MARKDOWN = re.compile(r"([\\`*_\[\]<>#|])")
+_MARKDOWN = re.compile(r"([\\`*_~\[\]<>#|&])")
 
 
 def chat_record(turns: Iterable[Turn], *, image: str, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def chat_record(turns: Iterable[Turn], *, image: str, about: Mapping[str, Any]) 
     """
     return {
         "notice": RESEARCH_NOTICE,
-        "image": image,
+        "image": utf8_name(image),
         **about,
         "turns": [
             {
@@ -43,14 +43,14 @@ def chat_record(turns: Iterable[Turn], *, image: str, about: Mapping[str, Any]) 
 
 def chat_json(record: Mapping[str, Any]) -> str:
     """The record as indented JSON."""
-    return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    return json_text(record, indent=1) + "\n"
 
 
 def chat_markdown(record: Mapping[str, Any]) -> str:
     """The record as Markdown; what user and model wrote shows as written."""
     lines = ["# Conversation about a chest radiograph", "", f"> {record['notice']}", ""]
     about = {key: value for key, value in record.items() if key not in ("notice", "turns") and value}
-    lines += [f"- {key}: `{value if isinstance(value, str) else json.dumps(value)}`" for key, value in about.items()]
+    lines += [f"- {key}: {markdown_code(value if isinstance(value, str) else json_text(value))}" for key, value in about.items()]
     for turn in record["turns"]:
         lines += ["", f"**Question:** {_plain(turn['question'])}", "", f"**Answer:** {_plain(turn['answer'])}"]
         lines += ["", *(f"- {_plain(line)}" for line in remarks(turn))]
@@ -77,11 +77,10 @@ def save_chat(path: Path, record: Mapping[str, Any]) -> None:
     if path.exists():
         raise DataError(f"{path} exists already. Choose another name.")
     try:
-        text = WRITERS[path.suffix.lower()](record)
-        write_text(path, text.encode(errors="replace").decode())  # a file name may hold bytes that are no character
+        write_text(path, WRITERS[path.suffix.lower()](record))
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def _plain(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+    return printable_line(_MARKDOWN.sub(r"\\\1", " ".join(text.split())))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xraygpt.common.errors import DataError
+from xraygpt.common.printable import message_text, printable_line, printable_text
 from xraygpt.conversation import Conversation
 from xraygpt.serving.pipeline import ReportPipeline
 from xraygpt.serving.safety import RESEARCH_NOTICE, notes
@@ -52,9 +53,13 @@ class TerminalChat:
         self, *, pipeline: ReportPipeline, write: Write, conv: Conversation | None = None, about: dict[str, Any] | None = None
     ) -> None:
         self.session = ChatSession(pipeline, conv=conv)
-        self.write = write
+        self._write = write
         self.about = {"decoding": pipeline.settings, **(about or {})}
         self.image_name = ""
+
+    def write(self, text: str) -> None:
+        """Show text. Escape sequences that a model or a file name holds do not reach the terminal."""
+        self._write(printable_text(text))
 
     def run(self, read: Callable[[], str]) -> None:
         """Handle lines until /quit, or until `read` raises EOFError."""
@@ -68,7 +73,7 @@ class TerminalChat:
             try:
                 self.handle(line)
             except DataError as error:
-                self.write(f"{error}\n")
+                self.write(f"{message_text(error)}\n")
 
     def handle(self, line: str) -> None:
         """Carry out one command, or answer one question.
@@ -99,7 +104,7 @@ class TerminalChat:
             raise DataError("Which image? Write /image PATH.")
         concerns = self.session.open_image(Path(path).expanduser())
         self.image_name = str(path)
-        self.write("\n".join([f"Image: {path}", *notes(concerns=[concern.message for concern in concerns])]) + "\n")
+        self.write("\n".join([f"Image: {printable_line(path)}", *notes(concerns=[concern.message for concern in concerns])]) + "\n")
 
     def ask(self, question: str) -> None:
         """Answer a question, "" for the report, and remark on what the answer deserves doubt for."""
@@ -116,7 +121,7 @@ class TerminalChat:
         if not path:
             raise DataError("Where? Write /save FILE, with a name that ends in .md or .json.")
         save_chat(Path(path).expanduser(), self.record())
-        self.write(f"Saved: {path}\n")
+        self.write(f"Saved: {printable_line(path)}\n")
 
     def record(self) -> dict[str, Any]:
         """The conversation as plain values, with the name of the image but not its folder."""

@@ -1,18 +1,13 @@
 """The web page: a film on the left, the conversation about it on the right.
 
-`build_page` makes it, `PAGE_OPTIONS` are what `launch` and `gradio.mount_gradio_app` need to know of it. What the page remembers is in
+`build_page` makes it, `PAGE_OPTIONS` are what `gradio.mount_gradio_app` needs to know of it. What the page remembers is in
 `web_workspace`, what its buttons do in `web_actions`, what it shows in `web_view`, its style and scripts in `assets/`.
 
-Nothing is asked of another host. Uploads go to a private temporary folder and are removed as soon as they are opened; everything else stays
-in memory until the tab is closed.
+Nothing is asked of another host, and nothing is written to disk: uploads (`page_uploads`) and conversations stay in memory until the tab
+is closed. `http_app.build_app` puts the page behind its guards; it is served in no other way.
 """
 
-import atexit
-import functools
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +16,7 @@ import gradio as gr
 from PIL import Image
 
 from xraygpt.processors import open_image
+from xraygpt.serving.page_uploads import Uploads
 from xraygpt.serving.pipeline import ReportPipeline
 from xraygpt.serving.safety import RESEARCH_NOTICE
 from xraygpt.serving.session import ChatSession
@@ -35,6 +31,7 @@ from xraygpt.serving.web_actions import (
     decoding_settings,
     suggested_questions,
 )
+from xraygpt.serving.web_events import EventHandlers, choice, integer, said
 from xraygpt.serving.web_heat import looker
 from xraygpt.serving.web_queue import PageQueue
 from xraygpt.serving.web_view import conversation_html, data_uri, findings_html
@@ -46,6 +43,11 @@ MAX_NEW_TOKENS = 512
 """Longest answer that can be asked for."""
 
 NUM_SUGGESTIONS = 6
+
+MAX_EVENTS = 256
+"""That gradio's queue holds."""
+
+LOGOUT_BUTTON = '<form method="post" action="/logout"><button class="xg-logout">Log out</button></form>'
 
 NO_CHAT = ("No radiograph yet", 0)
 """What the list of conversations says while there is none."""
@@ -83,13 +85,12 @@ PAGE_OPTIONS: dict[str, Any] = {
         checkbox_label_background_fill_selected_dark="#0e7490",
     ),
     "css": (ASSETS / "page.css").read_text(encoding="utf-8"),
-    "max_file_size": "64mb",  # an uncompressed 16-bit film of 20 million pixels has 40
     "footer_links": [],
     "run_history": False,  # it would keep questions and answers in the browser
     "show_error": False,
     "allowed_paths": [],
 }
-"""Keyword arguments of `Blocks.launch` and `gradio.mount_gradio_app`."""
+"""Keyword arguments of `gradio.mount_gradio_app`."""
 
 
 @dataclass(kw_only=True)
@@ -103,7 +104,6 @@ class Parts:
     question: gr.Textbox
     chats: gr.Dropdown
     saved: gr.HTML
-    upload: gr.File
     report: gr.Button
     ask: gr.Button
     stop: gr.Button
@@ -143,6 +143,15 @@ class Parts:
         return changed or {self.alerts: gr.skip()}  # gradio takes no empty dictionary
 
 
+@dataclass(frozen=True)
+class Page:
+    """The page, and what it has in common with the guards before it."""
+
+    blocks: gr.Blocks
+    workspaces: Workspaces
+    uploads: Uploads
+
+
 def build_page(
     pipeline: ReportPipeline,
     *,
@@ -150,8 +159,9 @@ def build_page(
     new_session: Callable[[], ChatSession] | None = None,
     look: Look | None = None,
     queue: PageQueue | None = None,
-) -> gr.Blocks:
-    """The page for a model. Launch or mount it with `PAGE_OPTIONS`.
+    with_logout: bool = False,
+) -> Page:
+    """The page for a model.
 
     Args:
         pipeline: the model and its settings.
@@ -159,26 +169,22 @@ def build_page(
         new_session: makes a conversation; None: `ChatSession(pipeline)`.
         look: finds where the model looked; None: `web_heat.looker(pipeline)`.
         queue: gives out the model; give one with the lock of what else uses the model in this process, or to stop in good order.
+        with_logout: show a button that ends the session.
     """
-    os.environ["GRADIO_TEMP_DIR"] = _private_folder()
+    uploads = Uploads()
     workspaces = Workspaces(new_session or (lambda: ChatSession(pipeline)))
     actions = PageActions(look or looker(pipeline), queue or PageQueue())
     suggestions = suggested_questions(pipeline.model)[:NUM_SUGGESTIONS]
-    with gr.Blocks(title="XrayGPT", analytics_enabled=False, fill_width=True, delete_cache=(600, 600)) as page:
-        gr.HTML(_asset("head.html").replace("NOTICE", RESEARCH_NOTICE), js_on_load=None, elem_id="xg-head")
+    with gr.Blocks(title="XrayGPT", analytics_enabled=False, fill_width=True) as blocks:
+        head = _asset("head.html").replace("NOTICE", RESEARCH_NOTICE)
+        gr.HTML(head.replace("LOGOUT", LOGOUT_BUTTON if with_logout else ""), js_on_load=None, elem_id="xg-head")
         parts = _lay_out(pipeline, suggestions, examples)
-        _wire(parts, workspaces, actions, suggestions, examples)
-        page.unload(_forgetting(workspaces))
-    page.queue(default_concurrency_limit=None, api_open=False)  # who waits, waits in `PageQueue`, which says so
-    return page
-
-
-@functools.cache  # gradio has one for all pages of a process
-def _private_folder() -> str:
-    """A folder that only this user can read, removed when the program ends."""
-    folder = tempfile.mkdtemp(prefix="xraygpt-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+        handlers = EventHandlers(parts.updates, workspaces, uploads, actions)
+        _wire(parts, handlers, suggestions, examples)
+        blocks.unload(handlers.forget)
+    # Who waits, waits in `PageQueue`, which says so; gradio's own queue is only kept from growing without end.
+    blocks.queue(default_concurrency_limit=None, max_size=MAX_EVENTS, api_open=False)
+    return Page(blocks, workspaces, uploads)
 
 
 def _asset(name: str) -> str:
@@ -200,7 +206,6 @@ def _lay_out(pipeline: ReportPipeline, suggestions: list[str], examples: Sequenc
         with gr.Column(scale=5, min_width=320, elem_id="xg-left"):
             parts["film"] = _region("viewer.js", _asset("viewer.html"), elem_id="xg-viewer", value="", heat={})
             parts["alerts"] = _region("html.js", live, elem_id="xg-alerts", value="")
-            parts["upload"] = gr.File(label="Radiograph", elem_id="xg-upload")  # out of sight: the viewer is its face
             parts["examples"] = _examples(examples)
         with gr.Column(scale=6, min_width=320, elem_id="xg-right"):
             with gr.Row(elem_id="xg-chats"):
@@ -313,50 +318,25 @@ def _chat_list(workspace: Workspace) -> Any:
 # Events ------------------------------------------------------------------------------------------------------------
 
 
-def _forgetting(workspaces: Workspaces) -> Callable[[gr.Request], None]:
-    def forget(request: gr.Request) -> None:
-        workspaces.close(request.session_hash)
-
-    return forget
-
-
-def _wire(parts: Parts, workspaces: Workspaces, actions: PageActions, suggestions: list[str], examples: Sequence[Path]) -> None:
+def _wire(parts: Parts, handlers: EventHandlers, suggestions: list[str], examples: Sequence[Path]) -> None:
+    actions, once, chosen, streamed = handlers.actions, handlers.once, handlers.chosen, handlers.streamed
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     shown_on_film: dict[str, Any] = {**quiet, "show_progress": "minimal", "show_progress_on": parts.film}
     quick: dict[str, Any] = {**quiet, "queue": False, "outputs": parts.outputs}
     slow: dict[str, Any] = {**quiet, "outputs": parts.outputs, "trigger_mode": "once"}
 
-    def once(action: Callable[..., Screen | None]) -> Callable[..., dict[Any, Any]]:
-        def handle(request: gr.Request, *values: Any) -> dict[Any, Any]:
-            return parts.updates(action(workspaces.of(request.session_hash), *values) or {})
-
-        return handle
-
-    def streamed(action: Callable[..., Iterator[Screen]]) -> Callable[..., Iterator[dict[Any, Any]]]:
-        def handle(request: gr.Request, *values: Any) -> Iterator[dict[Any, Any]]:
-            yield from (parts.updates(screen) for screen in action(workspaces.of(request.session_hash), *values))
-
-        return handle
-
-    def chosen(action: Callable[..., Screen]) -> Callable[..., dict[Any, Any]]:
-        def handle(request: gr.Request, event: gr.EventData, *values: Any) -> dict[Any, Any]:
-            return parts.updates(action(workspaces.of(request.session_hash), event, *values))
-
-        return handle
-
-    parts.upload.upload(once(actions.open_file), [parts.upload], **shown_on_film, outputs=parts.outputs).then(
-        lambda: None, None, parts.upload, **quiet, queue=False
-    )
+    parts.film.upload(handlers.open_upload, None, **shown_on_film, outputs=parts.outputs)
     if parts.examples is not None:
-        parts.examples.choose(chosen(lambda tab, event: actions.open_file(tab, examples[int(event.number)], keep=True)), None, **quick)
-    parts.alerts.fix(chosen(lambda tab, event: actions.correct(tab, bool(event.invert), int(event.rotate))), None, **quick)
+        parts.examples.choose(chosen(lambda tab, event: actions.open_example(tab, choice(event, examples))), None, **quick)
+    correct = chosen(lambda tab, event: actions.correct(tab, bool(said(event, "invert")), integer(event, "rotate")))
+    parts.alerts.fix(correct, None, **quick)
 
     parts.chats.input(once(actions.show), [parts.chats], **quick)
     parts.start.click(once(actions.start), None, **quick)
     parts.clear.click(once(actions.clear), None, **quick)
     parts.stop.click(once(actions.stop), None, **quick)
     parts.edit.click(once(lambda tab: actions.edit(tab, suggestions[0] if suggestions else "")), None, **quick)
-    parts.suggestions.choose(chosen(lambda tab, event: {"question": suggestions[int(event.number)]}), None, **quick)
+    parts.suggestions.choose(chosen(lambda tab, event: {"question": choice(event, suggestions)}), None, **quick)
 
     ask = streamed(lambda tab, question, *controls: actions.ask(tab, question, decoding_settings(*controls)))
     for trigger in (parts.ask.click, parts.question.submit):
@@ -364,16 +344,11 @@ def _wire(parts: Parts, workspaces: Workspaces, actions: PageActions, suggestion
     report = streamed(lambda tab, *controls: actions.write(tab, "", decoding_settings(*controls)))
     parts.report.click(report, parts.settings, **slow)
     parts.retry.click(streamed(lambda tab, *controls: actions.retry(tab, decoding_settings(*controls))), parts.settings, **slow)
-    keep = chosen(lambda tab, event: actions.choose(tab, int(event.turn), int(event.sentence), bool(event.chosen)))
+    keep = chosen(
+        lambda tab, event: actions.choose(tab, integer(event, "turn"), integer(event, "sentence"), bool(getattr(event, "chosen", False)))
+    )
     parts.conversation.choose(keep, None, **quick)
     for event, at_once in ((parts.film.look, False), (parts.film.glance, True)):
-        event(chosen(_looking(actions, at_once)), None, **quiet, outputs=[parts.film, parts.alerts], trigger_mode="multiple")
-    save = chosen(lambda tab, event, *controls: actions.save(tab, str(event.kind), decoding_settings(*controls)))
+        event(handlers.look(at_once=at_once), None, **quiet, outputs=[parts.film, parts.alerts], trigger_mode="multiple")
+    save = chosen(lambda tab, event, *controls: actions.save(tab, str(said(event, "kind")), decoding_settings(*controls)))
     parts.saved.save(save, parts.settings, **quick)
-
-
-def _looking(actions: PageActions, at_once: bool) -> Callable[[Workspace, Any], Screen]:
-    def look(workspace: Workspace, event: Any) -> Screen:
-        return actions.look_at(workspace, int(event.turn), asked=int(event.asked), at_once=at_once)
-
-    return look

@@ -6,19 +6,19 @@ A `Screen` maps the names of the page's parts to their new values; parts that ar
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from xraygpt.common.errors import DataError, XrayGPTError
 from xraygpt.conversation.prompts import IMAGE_BLOCK
 from xraygpt.processors import open_image
-from xraygpt.processors.image_io import read_content
+from xraygpt.serving.page_uploads import MAX_PIXELS
 from xraygpt.serving.session import Answer, ChatSession
-from xraygpt.serving.web_export import export
+from xraygpt.serving.web_export import EXPORTS, export
 from xraygpt.serving.web_queue import BusyError, PageQueue, Place
 from xraygpt.serving.web_view import concerns_html, conversation_html, film_uri, findings_html, heat_uri
 from xraygpt.serving.web_workspace import FilmChat, Workspace
@@ -27,8 +27,6 @@ Screen = dict[str, Any]
 Look = Callable[[ChatSession, Answer], NDArray[np.float32]]
 """(session, answer in it) → float32 [sentences of the answer, S, S] in 0..1, where the model looked for each."""
 
-MAX_PIXELS = 40_000_000
-"""Of a film. The largest radiographs have about 20 million."""
 MAX_QUESTION = 2000
 """Characters of a question."""
 MAX_SECONDS = 300.0
@@ -83,23 +81,25 @@ class PageActions:
 
     # Films -----------------------------------------------------------------------------------------------------
 
-    def open_file(self, workspace: Workspace, path: str | Path, *, keep: bool = False) -> Screen:
-        """Start a conversation about the film of a file, which is removed unless `keep`."""
-        path = Path(path)
+    def open_upload(self, workspace: Workspace, film: Image.Image, name: str) -> Screen:
+        """Start a conversation about an image that the browser has sent."""
         try:
-            stream = BytesIO(read_content(path, "The upload"))
-            stream.name = "The file"  # what errors and the log call it: its own name may be that of a patient
-            film = open_image(stream, max_pixels=MAX_PIXELS)
-            workspace.open(film, path.name)
+            workspace.open(film, name)
         except DataError as error:
             return screen_of(workspace, message=str(error))
-        finally:
-            if not keep:
-                path.unlink(missing_ok=True)
         return screen_of(workspace, film=True)
 
+    def open_example(self, workspace: Workspace, path: Path) -> Screen:
+        """Start a conversation about one of the page's examples."""
+        try:
+            return self.open_upload(workspace, open_image(path, max_pixels=MAX_PIXELS), path.name)
+        except DataError as error:
+            return screen_of(workspace, message=str(error))
+
     def correct(self, workspace: Workspace, invert: bool, turn: int) -> Screen:
-        """Invert or turn the film."""
+        """Invert or turn the film, by a multiple of 90 degrees: by others it would grow with each call."""
+        if turn % 90:
+            return screen_of(workspace, message="An image is turned by 90, 180 or 270 degrees.")
         if workspace.current and workspace.current.is_writing:
             return screen_of(workspace, message="An answer is being written. Stop it first.")
         workspace.correct(invert=invert, turn=turn)
@@ -268,6 +268,6 @@ class PageActions:
     def save(self, workspace: Workspace, kind: str, settings: Mapping[str, Any]) -> Screen:
         """The conversation as a file for the browser to save; see `web_export.EXPORTS`."""
         chat = workspace.current
-        if chat is None or not chat.session.turns:
+        if chat is None or not chat.session.turns or kind not in EXPORTS:
             return {"alerts": concerns_html(chat, "There is nothing to save yet.")}
         return {"saved": export(chat, settings, kind)}

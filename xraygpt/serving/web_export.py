@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from xraygpt.common.printable import message_text, printable_line, template_text
 from xraygpt.serving.safety import RESEARCH_NOTICE
 from xraygpt.serving.saved_chat import chat_json, chat_markdown, chat_record, remarks
 from xraygpt.serving.web_view import STATUSES, film_uri, finding_rows, report_of
@@ -16,10 +17,11 @@ Record = dict[str, Any]
 
 
 def _as_text(chat: FilmChat, record: Record) -> str:
-    about = [f"{key}: {value}" for key, value in record.items() if key not in ("notice", "turns") and value]
+    about = [printable_line(f"{key}: {value}") for key, value in record.items() if key not in ("notice", "turns") and value]
     lines = [RESEARCH_NOTICE, "", *about]
     for turn in record["turns"]:
-        lines += ["", f"Question: {turn['question']}", f"Answer: {turn['answer']}", *remarks(turn)]
+        lines += ["", message_text(f"Question: {turn['question']}"), message_text(f"Answer: {turn['answer']}")]
+        lines += map(printable_line, remarks(turn))
     return "\n".join([*lines, "", RESEARCH_NOTICE]) + "\n"
 
 
@@ -33,7 +35,9 @@ def _as_json(chat: FilmChat, record: Record) -> str:
 
 def _as_page(chat: FilmChat, record: Record) -> str:
     """One HTML page with the film and the chosen heat map in it; it makes no request and runs nothing."""
-    environment = Environment(loader=PackageLoader("xraygpt.serving", "assets"), autoescape=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=PackageLoader("xraygpt.serving", "assets"), autoescape=True, finalize=template_text, undefined=StrictUndefined
+    )
     sentence = chat.chosen_sentence
     return environment.get_template("print.html.jinja").render(
         record=record,

@@ -1,25 +1,33 @@
 """What the page remembers: for each open browser tab a workspace, in it a few conversations. In memory only, and bounded.
 
-A tab that is closed is forgotten at once; with too many tabs or conversations, the one that was not used for longest goes.
+A tab that is closed is forgotten at once. With too many tabs, the newcomer is refused, and nobody's work is lost; with too many
+conversations in a tab, its oldest one goes.
 """
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any
 
 from PIL import Image, ImageOps
 
+from xraygpt.common.errors import XrayGPTError
 from xraygpt.processors import Concern
+from xraygpt.serving.page_sessions import Session
 from xraygpt.serving.session import Answer, AnswerSentence, ChatSession
 
 MAX_WORKSPACES = 16
 """Open tabs. Each conversation holds a film (up to 40 million pixels) and the model's memory of what was said."""
 
+MAX_WORKSPACES_OF_LOGIN = 8
+"""So that no login takes all."""
+
 MAX_CONVERSATIONS = 4
 """Of a tab."""
+
+
+class TooManyTabsError(XrayGPTError):
+    """There is no place for another tab."""
 
 
 @dataclass(eq=False)
@@ -162,24 +170,42 @@ class Workspaces:
 
     def __init__(self, new_session: Callable[[], ChatSession]) -> None:
         self.new_session = new_session
-        self._open: OrderedDict[str, Workspace] = OrderedDict()
+        self._open: dict[str, tuple[str, Workspace]] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def of(self, tab: Any) -> Workspace:
-        """The workspace of a tab, by its name; a new one if there is none."""
-        with self._lock:
-            workspace = self._open.setdefault(str(tab), Workspace(self.new_session))
-            self._open.move_to_end(str(tab))
-            while len(self._open) > MAX_WORKSPACES:
-                self._open.popitem(last=False)[1].close()
-        return workspace
+    def of(self, tab: str, login: str) -> Workspace:
+        """The workspace of a tab; a new one if there is none.
 
-    def close(self, tab: Any) -> None:
+        Args:
+            tab: the server's name of it, `Session.tab`.
+            login: whose it is.
+
+        Raises:
+            TooManyTabsError: there is no place for a new one.
+        """
+        with self._lock:
+            if tab not in self._open:
+                num_own = sum(owner == login for owner, _ in self._open.values())
+                if num_own >= MAX_WORKSPACES_OF_LOGIN:
+                    raise TooManyTabsError(
+                        f"{num_own} tabs with images are open under this login, which is the most. Close one, then try again."
+                    )
+                if len(self._open) >= MAX_WORKSPACES:
+                    raise TooManyTabsError("The server holds as many open tabs as it can. Try again when one was closed.")
+                self._open[tab] = (login, Workspace(self.new_session))
+            return self._open[tab][1]
+
+    def close(self, tab: str) -> None:
         """Forget a tab."""
         with self._lock:
-            workspace = self._open.pop(str(tab), None)
+            _, workspace = self._open.pop(tab, ("", None))
         if workspace:
             workspace.close()
+
+    def close_all_of(self, session: Session) -> None:
+        """Forget the tabs of a browser's session."""
+        for tab in [tab for tab in list(self._open) if session.owns(tab)]:
+            self.close(tab)

@@ -18,6 +18,7 @@ from xraygpt.common.dist_utils import broadcast_object, is_main_process
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.files import write_json_lines
 from xraygpt.common.journal import Journal, weights_sha256
+from xraygpt.common.printable import printable_line
 from xraygpt.common.registry import registry, suggest
 from xraygpt.common.seed import stateless_seed
 from xraygpt.datasets.dataloaders import evenly_spaced, split_into_batches
@@ -232,7 +233,7 @@ class ReportGenerationTask(ImageTextPretrainTask):
             judged = judge_report(corpus.predictions[place], corpus.references[place])
             text = " ".join(corpus.predictions[place].split())
             shown = text if len(text) <= MAX_LOGGED_CHARACTERS else text[: MAX_LOGGED_CHARACTERS - 1] + "…"
-            lines.append(f"{corpus.ids[place]:<24} {len(judged.omitted):>6} {len(judged.hallucinated):>8}  {shown}")
+            lines.append(f"{printable_line(corpus.ids[place]):<24} {len(judged.omitted):>6} {len(judged.hallucinated):>8}  {shown}")
         if lines:
             logger.info("Reports of %s:\n%s", title, "\n".join([f"{'id':<24} missed invented  report", *lines]))
 

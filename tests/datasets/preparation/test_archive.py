@@ -294,8 +294,8 @@ def test_a_disk_that_becomes_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         def write(self, data: Any) -> int:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def open_on_full_disk(path: Path, mode: str) -> io.FileIO:
-        return FullFile(path, mode) if path.name == "b.png" else io.FileIO(path, mode)
+    def open_on_full_disk(path: Path, mode: str, **options: Any) -> io.FileIO:
+        return (FullFile if path.name == "b.png" else io.FileIO)(path, mode, **options)
 
     monkeypatch.setattr(archive_module, "open", open_on_full_disk, raising=False)
     refuse(tmp_path, TGZ, r"the disk is full: 10,000 bytes are needed, [\d,]+ are free\..*films\.tgz is kept; the same command unpacks it")

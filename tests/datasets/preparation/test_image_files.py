@@ -194,11 +194,13 @@ def test_finished_images_are_not_made_again(place: Place, tmp_path: Path, monkey
 
 
 def test_a_full_disk_stops_with_the_reason(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, content: bytes) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(path: Path, mode: str, **options: Any) -> Any:
+        if "x" in mode:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return open(path, mode, **options)
 
     path = write_noise(tmp_path / "source/a.png", seed=0, size=(100, 100))
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(image_files, "open", full, raising=False)
     with pytest.raises(DataError, match=r"a\.jpg: cannot be written \(No space left on device.*the same command goes on"):
         place(path, resize=64)
 

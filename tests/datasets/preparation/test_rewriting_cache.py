@@ -1,5 +1,6 @@
 """The answers on disk."""
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -68,3 +69,15 @@ def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(DataError, match="another program"):
         AnswerCache(path)
+
+
+def test_nobody_else_can_read_the_answers(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        with AnswerCache(tmp_path / "new" / "answers.sqlite") as cache:
+            cache.put("a", "answer")
+            paths = [tmp_path / "new", *(tmp_path / "new").iterdir()]
+            assert len(paths) > 2  # the answers that are not in the file yet lie beside it
+            assert not [path for path in paths if path.stat().st_mode & 0o077]
+    finally:
+        os.umask(before)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xraygpt.common.errors import DataError
+from xraygpt.common.printable import csv_table
 from xraygpt.datasets.preparation import table_files
 from xraygpt.datasets.preparation.table_files import Row, read_rows
 
@@ -257,3 +258,9 @@ def test_no_table(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "loop.csv").symlink_to(tmp_path / "loop.csv")
     with pytest.raises(DataError, match=message):
         read_rows(tmp_path / name)
+
+
+def test_an_apostrophe_against_spreadsheets_is_no_part_of_the_text(tmp_path: Path) -> None:
+    texts = ["=1+1", "- No effusion.", "'-x", "x", "'x", "a\rb"]
+    content = csv_table(["image", "report"], [["a.png", text] for text in texts])
+    assert [values[1] for _, values in read(tmp_path / "t.csv", content, columns=("image", "report"))] == texts

@@ -317,7 +317,7 @@ def test_a_disk_that_becomes_full(server: BrokenServer, url: str, path: Path, pa
             return super().write(memoryview(data)[:room]) or 0
 
     with monkeypatch.context() as patch:
-        patch.setattr(transfer, "open", lambda path, mode: io.BufferedWriter(SmallDisk(path, mode)), raising=False)
+        patch.setattr(transfer, "open", lambda path, mode, **options: io.BufferedWriter(SmallDisk(path, mode, **options)), raising=False)
         with pytest.raises(DataError, match=r"the disk is full: 180,000 bytes are needed, [\d,]+ are free.*a\.tgz\.part is kept"):
             download_file(url, path, waits=NO_WAITS)
     assert part.read_bytes() == CONTENT[:120_000]

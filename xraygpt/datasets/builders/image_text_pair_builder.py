@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import ANNOTATIONS_NAME
+from xraygpt.common.printable import well_formed
 from xraygpt.common.registry import registry
 from xraygpt.datasets.annotation_table import AnnotationIndex, index_of, read_tables
 from xraygpt.datasets.bad_samples import BadSample
@@ -147,6 +148,8 @@ def _problem_of(ann: Any, required: tuple[str, ...]) -> str:
         value = ann.get(key)
         if not isinstance(value, str) or not value or value.isspace():
             return f'"{key}" must be a non-empty text, got {_in_words(value)}'
+        if not value.isascii() and well_formed(value) != value:
+            return f'"{key}" holds half of a surrogate pair, which no text has'
     if not isinstance(ann.get("split", "train"), str):
         return f'"split" must be a text, got {_in_words(ann["split"])}'
     return '"image_id" leaves the image folder' if _leaves(ann["image_id"]) else ""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xraygpt.common.errors import DataError
+from xraygpt.common.printable import printable_line, utf8_name
 
 ON_ERROR = ("skip", "stop")
 
@@ -104,11 +105,11 @@ class Account:
             DataError: with `on_error="stop"`.
         """
         if self.on_error == "stop":
-            raise DataError(f"{message} (Leave such things out, and have them listed, with --on-error skip.)")
+            raise DataError(f"{printable_line(message)} (Leave such things out, and have them listed, with --on-error skip.)")
         self.count(name)
         self.problems.append(Dropped(kind, id, self._portable(message), self._portable(where)))
         if self.counts[name] <= MAX_LOGGED:
-            logger.warning("Left out: %s", message)
+            logger.warning("Left out: %s", printable_line(message))
         if self.counts[name] == MAX_LOGGED:
             logger.warning("More of this kind (%s) are only listed, in dropped.csv.", name)
 
@@ -116,7 +117,7 @@ class Account:
         """Something to know about what was kept: logged, and counted in the manifest."""
         self.notes[name] += 1
         if self.notes[name] <= MAX_LOGGED:
-            logger.warning("%s", message)
+            logger.warning("%s", printable_line(message))
 
     def source_file(self, kind: str, id: str, path: Path, *, bytes: int, sha256: str) -> None:
         """Record the identity of a source file."""
@@ -127,8 +128,8 @@ class Account:
         self.source_file(kind, id, path, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
     def relative_name(self, path: Path) -> str:
-        """A file's path within the source, with forward slashes; its name alone if it lies elsewhere."""
-        return next((path.relative_to(root).as_posix() for root in self.roots if path.is_relative_to(root)), path.name)
+        """A file's path within the source, with forward slashes, as `utf8_name` writes it; its name alone if it lies elsewhere."""
+        return utf8_name(next((path.relative_to(root).as_posix() for root in self.roots if path.is_relative_to(root)), path.name))
 
     def _portable(self, text: str) -> str:
         for root in self.roots:

@@ -18,7 +18,8 @@ from pathlib import Path, PureWindowsPath
 from tqdm import tqdm
 
 from xraygpt.common.errors import DataError, first_line
-from xraygpt.common.files import atomic_folder
+from xraygpt.common.files import atomic_folder, make_folder, private
+from xraygpt.common.printable import printable_line
 from xraygpt.datasets.preparation.disk_space import require_space, write_error
 
 MAX_EXPANSION = 100
@@ -100,7 +101,7 @@ def _open_tar(path: Path, action: str) -> Iterator[tarfile.TarFile]:
     try:
         with (
             open(path, "rb") as file,
-            tqdm.wrapattr(file, "read", total=path.stat().st_size, desc=f"{action} {path.name}", disable=None) as counted,
+            tqdm.wrapattr(file, "read", total=path.stat().st_size, desc=printable_line(f"{action} {path.name}"), disable=None) as counted,
             _BoundedGzip(fileobj=counted) as stream,
             tarfile.open(fileobj=stream, mode="r:") as tar,
         ):
@@ -155,6 +156,6 @@ def _place(member: tarfile.TarInfo, archive: Archive, path: Path) -> Path:
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
     content = tar.extractfile(member)
     assert content is not None, "a regular file has a content"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with content, open(target, "xb") as handle:
+    make_folder(target.parent)
+    with content, open(target, "xb", opener=private) as handle:
         shutil.copyfileobj(content, handle, _COPY_BLOCK)

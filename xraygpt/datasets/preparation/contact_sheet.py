@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import write_text
+from xraygpt.common.printable import template_text
 from xraygpt.datasets.preparation.folder_checks import Issue
 from xraygpt.datasets.preparation.folder_summary import STATUSES, FolderSummary, Sample, summary_rows
 from xraygpt.processors import open_image
@@ -85,6 +86,7 @@ def write_contact_sheet(
     environment = Environment(
         loader=PackageLoader("xraygpt.datasets.preparation"),
         autoescape=True,
+        finalize=template_text,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from xraygpt.common.errors import DataError
-from xraygpt.common.files import sha256_file, write_json
+from xraygpt.common.files import make_folder, sha256_file, write_json
 from xraygpt.datasets.preparation.archive import Archive, unpack
 from xraygpt.datasets.preparation.transfer import TIMEOUT, WAITS, RemoteFile, check_web_address, download_file
 
@@ -68,7 +68,7 @@ def fetch_archives(
     """
     check_web_address(base_url)
     try:
-        destination.mkdir(parents=True, exist_ok=True)
+        make_folder(destination)
         return [_fetch(archive, destination, f"{base_url.rstrip('/')}/{archive.name}", timeout, waits) for archive in archives]
     except OSError as error:
         raise DataError(f"{destination}: the archives cannot be kept there ({error}).") from error

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import ANNOTATIONS_NAME, sha256_file
+from xraygpt.common.printable import csv_text
 from xraygpt.datasets.datasets import CaptionDataset
 from xraygpt.datasets.preparation.folder_summary import TRAIN, Sample
 from xraygpt.datasets.preparation.prepared_folder import MANIFEST_NAME, SOURCES_NAME
@@ -148,7 +149,7 @@ def _file_names(root: str, below: str = "") -> Iterator[str]:
 def _recorded_hashes(path: Path) -> dict[str, str]:
     try:
         with open(path, newline="", encoding="utf-8") as handle:
-            return {row["id"]: row["sha256"] for row in csv.DictReader(handle) if row["kind"] == "image"}
+            return {csv_text(row["id"]): row["sha256"] for row in csv.DictReader(handle) if row["kind"] == "image"}
     except KeyError as error:
         raise DataError(f"{path}: the column {error} is missing; expected: kind, id, file, bytes, sha256.") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -30,6 +30,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from xraygpt.common.errors import DataError
+from xraygpt.common.files import make_folder, private
+from xraygpt.common.printable import printable_line
 from xraygpt.datasets.preparation.disk_space import require_space
 from xraygpt.datasets.preparation.study import StudyImage
 from xraygpt.processors.dicom_io import BURNED_IN_ANNOTATION, DicomOptions, is_dicom
@@ -127,7 +129,7 @@ def place_images(
     Raises:
         DataError: the disk is full or cannot be written, a worker process died, or an image cannot be read and `stop_at_error` is on.
     """
-    (folder / "image").mkdir(parents=True, exist_ok=True)
+    make_folder(folder / "image")
     results: dict[str, Result] = dict(_read_journal(folder, images))
     if results:
         logger.info("%d of %d images are there from an interrupted preparation.", len(results), len(images))
@@ -135,13 +137,13 @@ def place_images(
     copies = _require_space(todo, folder, options)
     place = partial(_place_chunk, folder=folder, options=options, link=not copies)
     progress = tqdm(total=len(images), initial=len(results), desc="images", unit="image", disable=None)
-    with progress, open(folder / _JOURNAL, "a", encoding="utf-8") as journal:
+    with progress, open(folder / _JOURNAL, "a", encoding="utf-8", opener=private) as journal:
         for result in _in_processes(place, todo, workers=workers):
             if isinstance(result, PlacedImage):
                 journal.write(json.dumps(asdict(result)) + "\n")
                 journal.flush()
             elif stop_at_error:
-                raise DataError(f"{result.message} (Leave such images out, and have them listed, with --on-error skip.)")
+                raise DataError(f"{printable_line(result.message)} (Leave such images out, and have them listed, with --on-error skip.)")
             results[result.image_id] = result
             progress.update()
     return results
@@ -290,14 +292,15 @@ def _encode(image: Image.Image, image_format: str) -> tuple[str, bytes]:
 def _write(target: Path, content: bytes, source: Path, *, folder: Path, link: bool) -> None:
     """Put a file in its place, whole or not at all."""
     try:
-        temporary = folder / _WRITING / hashlib.sha256(str(target).encode()).hexdigest()
-        temporary.parent.mkdir(exist_ok=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = folder / _WRITING / hashlib.sha256(os.fsencode(target)).hexdigest()
+        make_folder(temporary.parent)
+        make_folder(target.parent)
         temporary.unlink(missing_ok=True)
         if link:
-            os.link(source.resolve(), temporary)
+            os.link(source.resolve(), temporary)  # which has the mode of its source; the folder around it is private
         else:
-            temporary.write_bytes(content)
+            with open(temporary, "xb", opener=private) as handle:
+                handle.write(content)
         os.replace(temporary, target)
     except OSError as error:
         free = shutil.disk_usage(folder).free

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xraygpt.common.errors import DataError
+from xraygpt.common.printable import utf8_name
 from xraygpt.datasets.preparation.account import Account
 from xraygpt.datasets.preparation.image_files import IMAGE_SUFFIXES, walk_files
 from xraygpt.datasets.preparation.image_names import image_id_of
@@ -115,5 +116,4 @@ def _require_utf8(path: Path) -> None:
 
 
 def _skip(account: Account, name: str, path: Path, reason: str) -> None:
-    printable = os.fsencode(path).decode(errors="backslashreplace")
-    account.problem(name, f"{printable}: {reason}.", kind="image", where=account.relative_name(Path(printable)))
+    account.problem(name, f"{utf8_name(path)}: {reason}.", kind="image", where=account.relative_name(path))

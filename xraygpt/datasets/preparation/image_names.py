@@ -30,7 +30,7 @@ def image_id_of(path: str) -> str:
     """
     stem = unicodedata.normalize("NFC", without_suffix(path))
     image_id = _UNSAFE.sub(lambda match: f"_{ord(match[0]):x}_", stem)
-    longest = max(len(name.encode()) for name in f"{path}/{image_id}".split("/"))
+    longest = max(len(os.fsencode(name)) for name in f"{path}/{image_id}".split("/"))
     if longest > MAX_NAME_BYTES:
         raise DataError(f"a name of {longest} bytes is too long for a file ({MAX_NAME_BYTES} at most)")
     return image_id

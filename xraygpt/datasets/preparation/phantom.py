@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from xraygpt import __version__
 from xraygpt.common.errors import DataError
-from xraygpt.common.files import atomic_folder, sha256_file
+from xraygpt.common.files import atomic_folder, make_folder, sha256_file
 from xraygpt.datasets.preparation.phantom_film import render_film
 from xraygpt.datasets.preparation.phantom_findings import FINDING_KINDS, sample_findings
 from xraygpt.datasets.preparation.phantom_report import REPORT_STYLES, write_report
@@ -83,7 +83,7 @@ def generate_phantoms(storage: str | Path, options: PhantomOptions, *, workers: 
             raise DataError(f"{storage} holds phantoms made with other options. Give another --out, or --overwrite to replace them.")
     require_replaceable(storage, overwrite=overwrite)
     with atomic_folder(storage) as folder:
-        (folder / "image").mkdir()
+        make_folder(folder / "image")
         annotations = list(_write_studies(folder, options, workers))
         manifest = {
             "dataset": f"phantom/{options.collection}",

@@ -11,9 +11,7 @@ Until then it is `.<name>.unfinished` beside `out`, which no training run accept
 next one with the same image options goes on with it.
 """
 
-import csv
 import hashlib
-import io
 import json
 import logging
 import shutil
@@ -26,7 +24,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from xraygpt.common.errors import DataError
-from xraygpt.common.files import ANNOTATIONS_NAME, replace_folder, write_json, write_text
+from xraygpt.common.files import ANNOTATIONS_NAME, PRIVATE_FILE, make_folder, replace_folder, write_json, write_text
+from xraygpt.common.printable import csv_table
 from xraygpt.datasets.preparation.splits import SPLITS
 
 MANIFEST_NAME = "manifest.json"
@@ -56,8 +55,8 @@ def unfinished_folder(out: Path, key: Mapping[str, Any], *, overwrite: bool) -> 
     require_replaceable(out, overwrite=overwrite)
     unfinished, lock = (out.with_name(f".{out.name}.{suffix}") for suffix in ("unfinished", "lock"))
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock, timeout=0):
+        make_folder(out.parent)
+        with FileLock(lock, timeout=0, mode=PRIVATE_FILE):
             _open_unfinished(unfinished, key)
             try:
                 yield unfinished
@@ -92,7 +91,7 @@ def _open_unfinished(folder: Path, key: Mapping[str, Any]) -> None:
         if (folder / _KEY_NAME).read_text(encoding="utf-8") != text:
             logger.info("%s was begun with other image options and is begun anew.", folder)
             shutil.rmtree(folder)
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     write_text(folder / _KEY_NAME, text)
 
 
@@ -138,11 +137,7 @@ def write_manifest(
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a table, UTF-8, one line feed a row."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, buffer.getvalue())
+    write_text(path, csv_table(header, rows))
 
 
 def split_counts(annotations: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from xraygpt.common.errors import DataError, first_line
+from xraygpt.common.files import make_folder, private
 
 BUSY_TIMEOUT_SECONDS = 60
 """How long to wait while another process writes."""
@@ -35,7 +36,8 @@ class AnswerCache:
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._explained():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
+            open(path, "ab", opener=private).close()  # SQLite gives its other files the mode of this one
             self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)  # each statement commits
             try:
                 self._prepare()

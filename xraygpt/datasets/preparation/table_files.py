@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from xraygpt.common.errors import DataError, first_line
+from xraygpt.common.printable import csv_text
 from xraygpt.common.registry import suggest
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -135,7 +136,7 @@ def _csv_rows(path: Path, columns: Sequence[str], report: BadRow) -> Iterator[Ro
     line = 0
     for line, cells in records:
         if len(cells) == len(names):
-            yield Row(line, {name: cells[position] for name, position in positions})
+            yield Row(line, {name: csv_text(cells[position]) for name, position in positions})
         else:
             mark = {"\t": "tab"}.get(delimiter, delimiter)
             reason = f"the row has {len(cells)} cells, the header {len(names)}; a text that holds a {mark!r} must stand in double quotes"

@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 import xraygpt
 from xraygpt.common.errors import DataError
-from xraygpt.common.files import write_json
+from xraygpt.common.files import private, write_json
+from xraygpt.common.printable import printable_line
 from xraygpt.datasets.preparation.disk_space import require_space, write_error
 
 TIMEOUT = 60.0
@@ -219,8 +220,10 @@ def _append(response: http.client.HTTPResponse, part: _Part, remote: RemoteFile)
     require_space(part.path.parent, needed, f"to download {remote.url}")
     try:
         with (
-            open(part.path, "ab") as handle,
-            tqdm(desc=part.path.stem, total=remote.bytes, initial=offset, unit="B", unit_scale=True, disable=None) as progress,
+            open(part.path, "ab", opener=private) as handle,
+            tqdm(
+                desc=printable_line(part.path.stem), total=remote.bytes, initial=offset, unit="B", unit_scale=True, disable=None
+            ) as progress,
         ):
             for block in _receive(response, needed):
                 handle.write(block)

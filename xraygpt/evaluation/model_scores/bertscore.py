@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from xraygpt.common.checkpoint_guard import check_weights_file
 from xraygpt.common.errors import CheckpointError
 from xraygpt.common.model_folder import (
     CONFIG,
@@ -25,11 +26,11 @@ from xraygpt.common.model_folder import (
     weight_files,
 )
 from xraygpt.common.model_size import counted, numbers_in
+from xraygpt.common.tensor_checks import require_finite
 from xraygpt.evaluation.metric import Array, Corpus, Metric, mean_formula, with_count
 from xraygpt.evaluation.model_scores.weights import (
     ENCODER_WEIGHTS,
     VOCABULARIES,
-    check_tensors,
     fingerprint,
     reading,
     require_files,
@@ -98,12 +99,12 @@ def load_encoder(folder: Path, content: str) -> Encoder:
             raise CheckpointError(f"{folder} holds a {config.model_type}. Expected an encoder of text such as BERT.")
         config.num_hidden_layers = scored_layer(folder, config.num_hidden_layers)
         files = weight_files(folder)
+        for path in files:
+            check_weights_file(path)
         with counted(numbers_in(files), folder / CONFIG, "the most that its files of weights can hold."):
             AutoModel.from_config(copy.deepcopy(config), trust_remote_code=False)
-        for path in files:
-            if path.suffix != ".safetensors":
-                check_tensors(path)
         model, report = AutoModel.from_pretrained(folder, config=config, **local, output_loading_info=True)
+        require_finite(model.named_parameters(), folder)
         # A first word is a word like others. bert-score passes the option on to `encode`, where transformers 5 ignores it.
         prefix = {"add_prefix_space": True} if config.model_type in ("roberta", "gpt2") else {}
         tokenizer = AutoTokenizer.from_pretrained(folder, config=config, **local, **tokenizer_options(folder), **prefix)

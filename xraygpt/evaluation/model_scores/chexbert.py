@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xraygpt.common.checkpoint_guard import check_weights_file
 from xraygpt.common.errors import CheckpointError
 from xraygpt.common.model_folder import CONFIG, accept_config, check_folder, checked_config, tokenizer_options
 from xraygpt.common.model_size import counted, numbers_in
+from xraygpt.common.tensor_checks import require_finite
 from xraygpt.evaluation.finding_rules import CHEXPERT_5
 from xraygpt.evaluation.label_scores import f1_statistics, macro_f1, micro_f1
 from xraygpt.evaluation.metric import Corpus, Metric
-from xraygpt.evaluation.model_scores.weights import VOCABULARIES, check_tensors, fingerprint, reading, require_files, require_package
+from xraygpt.evaluation.model_scores.weights import VOCABULARIES, fingerprint, reading, require_files, require_package
 
 OBSERVATIONS: tuple[str, ...] = (
     "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia",
@@ -141,12 +143,13 @@ def load_labeller(folder: Path, content: str) -> Labeller:
         accept_config(config, folder)
         tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True, **tokenizer_options(folder))
         heads = nn.ModuleList(nn.Linear(config.hidden_size, 2 if name == "No Finding" else 4) for name in OBSERVATIONS)
-        check_tensors(folder / CHECKPOINT)
+        check_weights_file(folder / CHECKPOINT)
         with counted(numbers_in([folder / CHECKPOINT]), folder / CONFIG, "the most that the checkpoint can hold."):
             BertModel(copy.deepcopy(config))
         model = nn.ModuleDict({"bert": BertModel(config), "linear_heads": heads})
         checkpoint = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
         model.load_state_dict(_state(folder, checkpoint, set(model.state_dict())))
+        require_finite(model.named_parameters(), folder / CHECKPOINT)
     if len(tokenizer) != config.vocab_size:
         raise CheckpointError(f"{folder}: the vocabulary has {len(tokenizer)} tokens, config.json says {config.vocab_size}. {SOURCE}")
     return Labeller(f"chexbert-{content}", model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer)
@@ -154,7 +157,7 @@ def load_labeller(folder: Path, content: str) -> Labeller:
 
 def _state(folder: Path, checkpoint: Any, expected: set[str]) -> dict[str, Any]:
     """The parameters of CheXbert in its checkpoint, without the prefix of the parallel training."""
-    if not isinstance(checkpoint, dict) or "model_state_dict" not in checkpoint:
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("model_state_dict"), dict):
         raise CheckpointError(f"{folder / CHECKPOINT} has no 'model_state_dict'. {SOURCE}")
     state = {key.removeprefix("module."): value for key, value in checkpoint["model_state_dict"].items()}
     # A table 0, 1, 2, … that transformers stored between its versions 3 and 4.30; no parameter.

@@ -9,12 +9,11 @@
 Commands to run on them: docs/evaluation.md.
 """
 
-import csv
-import io
 from collections.abc import Iterable
 from pathlib import Path
 
 from xraygpt.common.files import write_json, write_text
+from xraygpt.common.printable import csv_table
 from xraygpt.evaluation.metric import Corpus
 
 EMPTY = "."
@@ -57,8 +56,4 @@ def export_for_other_tools(corpus: Corpus, folder: Path) -> dict[str, str]:
 
 
 def _write_csv(path: Path, header: tuple[str, str], rows: Iterable[tuple[int, str]]) -> None:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, buffer.getvalue())
+    write_text(path, csv_table(header, rows))

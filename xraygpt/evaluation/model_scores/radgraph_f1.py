@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from xraygpt.common.checkpoint_guard import check_weights_file
 from xraygpt.common.errors import CheckpointError
 from xraygpt.common.files import write_json
 from xraygpt.common.model_folder import (
@@ -29,10 +30,10 @@ from xraygpt.common.model_folder import (
     tokenizer_options,
 )
 from xraygpt.common.model_size import counted, numbers_in
+from xraygpt.common.tensor_checks import require_finite
 from xraygpt.evaluation.metric import Array, Corpus, Metric, mean_formula, with_count
 from xraygpt.evaluation.model_scores.weights import (
     VOCABULARIES,
-    check_tensors,
     fingerprint,
     reading,
     require_files,
@@ -112,13 +113,14 @@ def load_reader(folder: Path, content: str) -> Reader:
     check_folder(encoder)
     _refuse_own_code(encoder)
     with reading(folder), tempfile.TemporaryDirectory() as cache, removed_tokenizer_methods(), redirect_stdout(io.StringIO()):
+        check_weights_file(folder / "weights.th")
         _offline_copy(folder, Path(cache) / variant)
-        check_tensors(folder / "weights.th")
         config = AutoConfig.from_pretrained(Path(cache) / variant / ENCODER, local_files_only=True, trust_remote_code=False)
         accept_config(config, encoder)
         with counted(numbers_in([folder / "weights.th"]), encoder / CONFIG, "the most that weights.th can hold."):
             AutoModel.from_config(config, trust_remote_code=False)
         model = package.RadGraph(model_type=variant, model_cache_dir=cache)
+        require_finite(model.named_parameters(), folder / "weights.th")
     return Reader(f"{variant}-{content}", model)
 
 

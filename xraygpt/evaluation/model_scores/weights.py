@@ -52,11 +52,6 @@ def fingerprint(files: Sequence[Path]) -> str:
     return hashlib.sha256("".join(sha256_file(path) for path in files).encode()).hexdigest()[:8]
 
 
-def check_tensors(path: Path) -> None:
-    """Raise CheckpointError unless a file of torch holds tensors and plain values alone, and does not expand (`load_checkpoint`)."""
-    importlib.import_module("xraygpt.common.checkpoint").load_checkpoint(path, mmap=True)  # needs torch, which this module does without
-
-
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
     """Around the code that loads weights and uses them: whatever a library raises there becomes a CheckpointError that names the folder."""

@@ -48,7 +48,7 @@ function reset() {
 }
 
 const actions = {
-  open: () => fileInput()?.click(),
+  open: () => picker.click(),
   in: () => zoomBy(1.4),
   out: () => zoomBy(1 / 1.4),
   fit: reset,
@@ -64,7 +64,7 @@ const keys = {
 element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-do]");
   if (button) actions[button.dataset.do]();
-  if (event.target.closest(".xg-empty")) fileInput()?.click();
+  if (event.target.closest(".xg-empty")) picker.click();
 });
 element.addEventListener("input", draw);
 find(".xg-viewer").addEventListener("keydown", (event) => {
@@ -98,19 +98,41 @@ stage.addEventListener("pointermove", (event) => {
 });
 for (const kind of ["pointerup", "pointercancel"]) stage.addEventListener(kind, (event) => pointers.delete(event.pointerId));
 
-// A file that is dropped on the film goes to the page's own upload field.
-function fileInput() { return document.querySelector("#xg-upload input[type=file]"); }
+// A file is sent as it is; the server answers with a number, by which the page's event then claims the image.
+const picker = find("#xg-upload input"), refused = find(".xg-refused"), MAX_MEBIBYTES = 64;
+let numSent = 0;
+
+function refuse(message) {
+  refused.textContent = message;
+  refused.hidden = !message;
+  if (message) refused.scrollIntoView({ block: "nearest" });
+}
+
+async function send(file) {
+  if (!file) return;
+  refuse("");
+  if (file.size > MAX_MEBIBYTES * 2 ** 20) return refuse(`The file has more than ${MAX_MEBIBYTES} MiB, which no radiograph needs.`);
+  const number = ++numSent;
+  stage.setAttribute("aria-busy", "true");
+  let answer;
+  try {
+    const headers = { "X-File-Name": encodeURIComponent(file.name) };
+    answer = await (await fetch("/upload", { method: "POST", body: file, headers })).json();
+  } catch {
+    answer = { error: "The file could not be sent. Is the server still running?" };
+  }
+  if (number !== numSent) return; // another file was chosen meanwhile
+  stage.removeAttribute("aria-busy");
+  if (answer.upload) trigger("upload", { upload: answer.upload }); else refuse(answer.error.message || answer.error);
+}
+
+picker.addEventListener("change", () => { send(picker.files[0]); picker.value = ""; });
 stage.addEventListener("dragover", (event) => { event.preventDefault(); stage.classList.add("xg-over"); });
 stage.addEventListener("dragleave", () => stage.classList.remove("xg-over"));
 stage.addEventListener("drop", (event) => {
   event.preventDefault();
   stage.classList.remove("xg-over");
-  const input = fileInput();
-  if (!input || !event.dataTransfer.files.length) return;
-  const transfer = new DataTransfer();
-  transfer.items.add(event.dataTransfer.files[0]);
-  input.files = transfer.files;
-  input.dispatchEvent(new Event("change", { bubbles: true }));
+  send(event.dataTransfer.files[0]);
 });
 
 function showFilm() {

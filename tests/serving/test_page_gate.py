@@ -1,0 +1,275 @@
+"""The page as it is served, and what somebody with bad intentions can send it: paths, other people's tabs, routes, logins."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.serving.made_page import LOGIN, USERS, Reader, made_page, noise_png, serving_page
+from tests.serving.made_session import MadeSession
+from xraygpt.serving import page_sessions
+from xraygpt.serving.http_app import build_app
+from xraygpt.serving.page_sessions import Sessions
+from xraygpt.serving.safety import RESEARCH_NOTICE
+
+GRADIO_ROUTES = [
+    "GET /login_check",
+    "GET /logout",
+    "GET /user",
+    "GET /gradio_api/user",
+    "GET /gradio_api/login_check",
+    "GET /gradio_api/token",
+    "GET /gradio_api/app_id",
+    "GET /gradio_api/info",
+    "GET /gradio_api/openapi.json",
+    "GET /gradio_api/startup-events",
+    "GET /gradio_api/queue/status",
+    "GET /gradio_api/dev/reload",
+    "GET /gradio_api/deep_link?session_hash=tab1",
+    "GET /gradio_api/runs",
+    "GET /gradio_api/file=/etc/hostname",
+    "GET /gradio_api/file/etc/hostname",
+    "GET /gradio_api/proxy=https://example.org/",
+    "GET /gradio_api/upload_progress?upload_id=1",
+    "GET /gradio_api/stream/tab1/1/1/playlist.m3u8",
+    "GET /svelte/x.js",
+    "GET /monitoring",
+    "GET /docs",
+    "GET /openapi.json",
+    "POST /gradio_api/upload",
+    "POST /gradio_api/component_server",
+    "POST /gradio_api/call/look",
+    "POST /gradio_api/api/predict",
+    "POST /gradio_api/cancel",
+    "POST /gradio_api/reset",
+    "POST /gradio_api/stream/1/close",
+]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """The page without logins."""
+    with serving_page() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[str]:
+    """The page with logins."""
+    with serving_page(made_page(with_logout=True), login=LOGIN) as address:
+        yield address
+
+
+# Paths ---------------------------------------------------------------------------------------------------------------
+
+
+def file_value(path: object) -> dict[str, Any]:
+    """What gradio takes for a file of its upload field."""
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}, "orig_name": "x.png", "url": None}
+
+
+def test_no_event_can_name_a_file_of_the_server(address: str, tmp_path: Path) -> None:
+    (tmp_path / "film.png").write_bytes(noise_png())
+    os.mkfifo(tmp_path / "endless")  # reading it would never end
+    reader = Reader(address)
+    function = reader.number_of("click", "xg-report")
+    settings = ["Most likely words", 4, 1, 0.9, 120]
+    answers = []
+    started = time.monotonic()
+    for path in (tmp_path / "film.png", tmp_path / "endless", tmp_path / "missing", "/dev/zero", "http://127.0.0.1:1/x.png"):
+        for value in (file_value(path), [file_value(path)], {"value": file_value(path)}, [str(path)]):
+            answers += [reader.event(function, [*settings, value], queue=queue).json() for queue in (True, False)]
+            answers += [reader.event(reader.number_of("upload", "xg-viewer"), details={"upload": value}, queue=True).json()]
+        # a path as plain text is text: no number of an upload
+        reader.event(reader.number_of("upload", "xg-viewer"), details={"upload": str(path)}, queue=True)
+        assert "data:image" not in str(reader.listen())
+    assert len({str(answer) for answer in answers}) == 1  # nothing tells which of them exist
+    assert "numbers, texts and truth values" in str(answers[0])
+    assert time.monotonic() - started < 15
+
+
+def test_gradios_own_checks_are_on() -> None:
+    page = made_page()
+    build_app(page=page)
+    assert page.blocks.has_launched  # else any path passes for one of the application's own
+    assert page.blocks.is_running
+
+
+@pytest.mark.parametrize("route", GRADIO_ROUTES)
+def test_routes_that_the_page_does_not_need_are_closed(address: str, guarded: str, route: str) -> None:
+    method, path = route.split(" ")
+    for reader in (Reader(address), Reader(guarded, "anna")):
+        assert reader.request(method, path, json={}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"session_hash": None},
+        {"session_hash": "../x"},
+        {"session_hash": "a.b"},
+        {"session_hash": "x" * 40},
+        {"fn_index": "0"},
+        {"fn_index": [1]},
+        {"trigger_id": {}},
+        {"data": {"a": 1}},
+        {"data": [1] * 40},
+        {"data": ["x" * 2**19]},
+        {"event_data": [1]},
+        {"event_data": {"upload": None, "deep": {"x": 1}}},
+    ],
+    ids=str,
+)
+def test_events_that_the_page_does_not_send(address: str, changes: dict[str, Any]) -> None:
+    event = {"data": [], "event_data": None, "fn_index": 0, "trigger_id": 1, "session_hash": "tab1", **changes}
+    assert Reader(address).post("/gradio_api/queue/join", json=event).status_code == 400
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b"[" * 100_000, b'{"data": [NaN]}', b"\xff"])
+def test_bodies_that_are_no_event(address: str, body: bytes) -> None:
+    for path in ("/gradio_api/queue/join", "/gradio_api/run/predict"):
+        assert Reader(address).post(path, content=body).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("event", "part"), [("choose", "xg-suggestions"), ("fix", "xg-alerts"), ("look", "xg-viewer"), ("save", "xg-save")]
+)
+@pytest.mark.parametrize(
+    "details", [None, {}, {"number": -1, "rotate": "x", "turn": 10**30, "kind": "exe"}, {"number": 10**6, "turn": True}]
+)
+def test_events_with_values_that_the_page_does_not_have(
+    address: str, capfd: pytest.CaptureFixture[str], event: str, part: str, details: Any
+) -> None:
+    reader = Reader(address)
+    settings = ["Most likely words", 4, 1, 0.9, 120, 0] if event == "save" else []
+    answer = reader.event(reader.number_of(event, part), settings, details, queue=event == "look")
+    told = answer.text if event != "look" else str(reader.listen())
+    assert answer.status_code == 200
+    assert "Traceback" not in told + capfd.readouterr().err
+
+
+# Sessions ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_tab_name_opens_no_other_readers_tab(guarded: str) -> None:
+    anna, bela = Reader(guarded, "anna"), Reader(guarded, "bela")
+    assert "data:image" in str(anna.open())
+    settings = ["Most likely words", 4, 1, 0.9, 120, 0]
+    report = anna.number_of("click", "xg-report")
+    for other in (bela, Reader(guarded, "anna")):  # another login, and another browser of the same one
+        other.tab = anna.tab
+        other.event(report, settings, queue=True)
+        assert "Open a radiograph first" in str(other.listen())
+    heard: list[str] = []
+
+    def eavesdrop() -> None:
+        with suppress(httpx.TransportError), bela.stream("GET", "/gradio_api/queue/data", params={"session_hash": anna.tab}) as response:
+            for text in response.iter_text():
+                heard.append(text)
+
+    listening = threading.Thread(target=eavesdrop)
+    listening.start()
+    anna.event(report, settings, queue=True)
+    assert "cardiomegaly" in str(anna.listen())
+    bela.event(report, settings, queue=True)  # whose own answer ends the listening
+    listening.join(20)
+    assert "Open a radiograph first" in str(heard)
+    assert "cardiomegaly" not in str(heard)
+
+
+def test_a_closed_tab_closes_no_other_readers_tab(guarded: str) -> None:
+    anna, bela = Reader(guarded, "anna"), Reader(guarded, "bela")
+    anna.open()
+    with bela.stream("GET", f"/gradio_api/heartbeat/{anna.tab}") as heartbeat:
+        assert next(heartbeat.iter_lines()).startswith("data:")
+    time.sleep(0.5)
+    anna.event(anna.number_of("click", "xg-report"), ["Most likely words", 4, 1, 0.9, 120, 0], queue=True)
+    assert "cardiomegaly" in str(anna.listen())
+
+
+def test_without_a_session_nothing_answers_but_login_and_health(guarded: str) -> None:
+    with httpx.Client(base_url=guarded) as client:
+        for route in ["GET /config", "GET /theme.css", "GET /assets/x.js", "GET /static/x", "POST /upload", *GRADIO_ROUTES]:
+            method, path = route.split(" ")
+            assert client.request(method, path).status_code == 401, route
+        assert client.get("/").headers["location"] == "/login"
+        login = client.get("/login")
+        assert RESEARCH_NOTICE in login.text
+        assert "assets" not in login.text
+        assert client.get("/v1/models").status_code == 404  # this program has no API
+
+
+def test_a_login_and_a_logout(guarded: str) -> None:
+    reader = Reader(guarded, "anna")
+    assert "Log out" in reader.page.text
+    cookie = dict(reader.cookies)
+    assert reader.get("/logout").status_code == 404  # which a picture on another site could ask for
+    assert reader.get("/config").status_code == 200
+    reader.open()
+    assert reader.post("/logout").headers["location"] == "/login"
+    assert reader.get("/config").status_code == 401
+    assert httpx.get(f"{guarded}/config", cookies=cookie).status_code == 401  # a copy of the cookie is worth nothing
+
+
+@pytest.mark.parametrize("fields", [{}, {"username": "anna"}, {"username": "anna", "password": "x"}, {"username": "x", "password": ""}])
+def test_a_wrong_login(guarded: str, fields: dict[str, str]) -> None:
+    answer = httpx.post(f"{guarded}/login", data=fields)
+    assert answer.status_code == 401
+    assert "set-cookie" not in answer.headers
+    assert "Wrong name or password" in answer.text
+
+
+def test_the_cookie_is_for_this_page_alone(guarded: str) -> None:
+    answer = httpx.post(f"{guarded}/login", data={"username": "anna", "password": USERS["anna"]})
+    cookie = answer.headers["set-cookie"]
+    assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(cookie.split("; "))
+    behind_tls = httpx.post(
+        f"{guarded}/login", data={"username": "anna", "password": USERS["anna"]}, headers={"X-Forwarded-Proto": "https"}
+    ).headers["set-cookie"]
+    assert behind_tls.startswith("__Host-")
+    assert "Secure" in behind_tls.split("; ")
+
+
+def test_a_link_from_another_site_ends_no_session(address: str) -> None:
+    answer = httpx.get(address, headers={"Sec-Fetch-Site": "cross-site"})  # without the cookie, which is strict
+    assert "set-cookie" not in answer.headers
+    assert 'content="0; url=/"' in answer.text  # the browser asks again by itself, with it
+
+
+def test_sessions_end_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_sessions, "MAX_SESSIONS", 2)
+    ended = []
+    sessions = Sessions(ended.append)
+    looked_in = sessions.start(None)
+    kept = sessions.start("anna")
+    assert looked_in and kept
+    assert sessions.find(kept[0]) is kept[1]
+    new = sessions.start("bela")  # in the place of the one whose cookie never came back
+    assert new
+    assert sessions.find(new[0]) is new[1]
+    assert sessions.find(looked_in[0]) is None
+    assert sessions.start("carl") is None
+    assert [sessions.find(wrong) for wrong in ("", None, kept[1].id)] == [None] * 3
+    monkeypatch.setattr(page_sessions, "IDLE_SECONDS", -1.0)
+    assert sessions.find(kept[0]) is None
+    assert ended == [looked_in[1], kept[1], new[1]]
+
+
+def test_too_many_tabs_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xraygpt.serving.web_workspace.MAX_WORKSPACES_OF_LOGIN", 1)
+    page = made_page(new_session=MadeSession)
+    with serving_page(page, login=LOGIN) as address:
+        first, second = Reader(address, "anna"), Reader(address, "anna", tab="tab2")
+        assert "data:image" in str(first.open())
+        assert "1 tabs with images are open under this login" in str(second.open())
+        assert "data:image" in str(Reader(address, "bela").open())
+        assert len(page.workspaces) == 2
+        first.post("/logout")
+        assert len(page.workspaces) == 1
+        assert "data:image" in str(second.open())

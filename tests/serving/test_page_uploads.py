@@ -1,0 +1,98 @@
+"""Files on their way into a conversation: how many, how large, how long, and whose they are."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.serving.made_page import Reader, noise_png, serving_page
+from xraygpt.serving import page_uploads
+from xraygpt.serving.page_uploads import Uploads
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    with serving_page() as address:
+        yield address
+
+
+def test_a_file_becomes_a_conversation_without_touching_the_disk(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    reader = Reader(address)
+    number = reader.upload(noise_png(), "folder%2FJane%20Doe%0A.png").json()["upload"]
+    reader.event(reader.number_of("upload", "xg-viewer"), details={"upload": number}, queue=True)
+    told = str(reader.listen())
+    assert "data:image/png;base64," in told
+    assert "1 · Jane Doe.png" in told
+    assert list(tmp_path.rglob("*")) == []
+    assert "Jane" not in caplog.text
+
+
+def test_what_is_no_image_is_refused_without_its_name(address: str) -> None:
+    answer = Reader(address).upload(b"a letter", "Jane Doe.txt")
+    assert (answer.status_code, list(answer.json())) == (200, ["error"])
+    assert "not a PNG, JPEG or DICOM" in answer.json()["error"]
+    assert "Jane" not in answer.text
+
+
+def test_limits_of_size(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader(address)
+    monkeypatch.setattr(page_uploads, "MAX_PIXELS", 100)
+    assert "at most 100" in reader.upload(noise_png()).json()["error"]
+    assert "more than 67108864 bytes" in reader.upload(bytes(64 * 2**20 + 1)).json()["error"]["message"]
+
+
+def test_limits_of_number(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_uploads, "MAX_UPLOADS", 3)
+    first, second = Reader(address), Reader(address)
+    assert [first.upload(noise_png()).status_code for _ in range(3)] == [200, 200, 429]
+    assert [second.upload(noise_png()).status_code for _ in range(2)] == [200, 503]
+    monkeypatch.setattr(page_uploads, "CLAIM_SECONDS", 0.0)  # what nobody claims does not stay
+    assert second.upload(noise_png()).status_code == 200
+
+
+def test_limits_of_time(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = Reader(address)
+    release = threading.Event()
+    monkeypatch.setattr(page_uploads, "OPEN_SECONDS", 0.2)
+    monkeypatch.setattr(page_uploads, "open_image", lambda *_, **__: release.wait(5))
+    started = time.monotonic()
+    answers: list[httpx.Response] = []
+    opening = threading.Thread(target=lambda: answers.append(reader.upload(noise_png())))
+    opening.start()
+    assert Reader(address).page.status_code == 200  # nobody else waits meanwhile
+    opening.join()
+    assert answers[0].status_code == 503
+    assert time.monotonic() - started < 4
+    release.set()
+
+
+def test_only_the_session_that_sent_an_image_gets_it_and_once(address: str) -> None:
+    owner, other = Reader(address), Reader(address)
+    number = owner.upload(noise_png()).json()["upload"]
+
+    def claim(reader: Reader, details: Any) -> str:
+        reader.event(reader.number_of("upload", "xg-viewer"), details=details, queue=True)
+        return str(reader.listen())
+
+    assert "data:image" not in claim(other, {"upload": number})
+    assert "not here any more" in claim(owner, {"upload": number + 1})
+    assert "data:image" in claim(owner, {"upload": number})
+    assert "data:image" not in claim(owner, {"upload": number})
+
+
+def test_what_a_session_has_not_claimed_goes_with_it(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores: list[Uploads] = []
+    forget = Uploads.forget
+    monkeypatch.setattr(Uploads, "forget", lambda self, session: (stores.append(self), forget(self, session)))
+    reader = Reader(address)
+    reader.upload(noise_png())
+    assert reader.post("/logout").status_code == 303
+    (uploads,) = stores
+    assert uploads._waiting == {}

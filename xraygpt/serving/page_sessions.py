@@ -1,0 +1,89 @@
+"""Who is at the page: a session for each browser, known by a cookie that only the server can make."""
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+Login = Callable[[str, str], str | None]
+"""(user name, password) → the name of the login, None if they are wrong."""
+
+IDLE_SECONDS = 12 * 3600.0
+"""After which an unused session ends, and what it holds is forgotten."""
+
+MAX_SESSIONS = 512
+"""Browsers at a time. A session that holds nothing costs some hundred bytes."""
+
+
+@dataclass(eq=False)
+class Session:
+    """One browser at the page.
+
+    Attributes:
+        login: whose it is; of a page without logins the session's own `id`.
+        id: prefix of the names of this session's tabs, so that no other session can name them. It is no secret.
+        last_used: `time.monotonic()` of its last request.
+        num_uploads: that are being opened now.
+        has_returned: whether its cookie has come back.
+    """
+
+    login: str
+    id: str
+    last_used: float = field(default_factory=time.monotonic)
+    num_uploads: int = 0
+    has_returned: bool = False
+
+    def tab(self, name: str) -> str:
+        """The server's name of a tab, which the browser named."""
+        return f"{self.id}.{name}"
+
+    def owns(self, tab: str) -> bool:
+        """Whether a tab is one of this session's, by the server's name of it."""
+        return tab.startswith(f"{self.id}.")
+
+
+class Sessions:
+    """The open sessions.
+
+    Args:
+        on_end: called with each session that ends.
+    """
+
+    def __init__(self, on_end: Callable[[Session], None] = lambda session: None) -> None:
+        self.on_end = on_end
+        self._open: dict[str, Session] = {}
+
+    def start(self, login: str | None) -> tuple[str, Session] | None:
+        """A new session and its cookie; None if there are too many.
+
+        Args:
+            login: whose it is; None: nobody has to log in.
+        """
+        self._end_idle()
+        if len(self._open) >= MAX_SESSIONS:  # one whose cookie never came back belongs to a program that looked in
+            unused = next((session for session in self._open.values() if not session.has_returned), None)
+            if unused is None:
+                return None
+            self.end(unused)
+        cookie, name = secrets.token_urlsafe(32), secrets.token_hex(8)
+        self._open[cookie] = session = Session(login or name, name)
+        return cookie, session
+
+    def find(self, cookie: str | None) -> Session | None:
+        """The session of a cookie, which is thereby used; None if there is none, or it has ended."""
+        self._end_idle()
+        session = self._open.get(cookie or "")
+        if session is not None:
+            session.last_used = time.monotonic()
+            session.has_returned = True
+        return session
+
+    def end(self, session: Session) -> None:
+        """End a session, and forget what it holds."""
+        self._open = {cookie: other for cookie, other in self._open.items() if other is not session}
+        self.on_end(session)
+
+    def _end_idle(self) -> None:
+        oldest = time.monotonic() - IDLE_SECONDS
+        for session in [session for session in self._open.values() if session.last_used < oldest]:
+            self.end(session)
