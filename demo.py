@@ -13,6 +13,7 @@ import xraygpt.datasets.builders
 import xraygpt.runners  # noqa: F401  both register the classes that a configuration names
 from xraygpt.common.config import Config, add_config_arguments
 from xraygpt.common.errors import ConfigError, XrayGPTError
+from xraygpt.common.printable import message_text, set_up_logging
 from xraygpt.common.seed import seed_everything
 from xraygpt.conversation import conv_templates
 from xraygpt.serving import RESEARCH_NOTICE, ReportPipeline, TerminalChat
@@ -108,14 +109,14 @@ def chat(args: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Open the page or chat; what the user can mend is one message."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    """Open the page or chat; an error that the user can fix is one message."""
+    set_up_logging("%(message)s", level=logging.WARNING, force=False)
     try:
         args = parse_args()
         print(RESEARCH_NOTICE, flush=True)
         (chat if args.cli else open_page)(args)
     except XrayGPTError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(message_text(f"error: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print()

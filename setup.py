@@ -14,6 +14,7 @@ REQUIREMENTS = [
     "fastapi>=0.160,<1",
     "filelock>=4.1,<5",
     "gradio>=6.30,<7",
+    "h11>=0.16,<1",
     "jinja2>=3.1,<4",
     "matplotlib>=3.10,<4",
     "nltk>=3.9,<4",  # METEOR

@@ -58,8 +58,8 @@ is_supported .venv/bin/python || fail ".venv was made with $(.venv/bin/python --
 export UV_COMPILE_BYTECODE=1
 export UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-300}
 
-# uv and setuptools. What is built from source below is built with this setuptools: a build in an isolated environment would
-# download build tools that no hash covers.
+# pip, uv and setuptools. The pips that come with older Pythons refuse hashed packages that another package wants with an extra. What
+# is built from source below is built with this setuptools: a build in an isolated environment would download tools without hashes.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: --requirement constraints-install.txt
 # radgraph and rouge-score (dev only) are published as source alone.
 install_packages --require-hashes --no-build-isolation --only-binary :all: --no-binary radgraph --no-binary rouge-score --requirement "$lock"

@@ -212,6 +212,33 @@ def long_functions(modules: list[Module]) -> list[str]:
     ]
 
 
+def own_ways_to_write(modules: list[Module]) -> list[str]:
+    """Files and folders that are made without the modes of `xraygpt.common.files`, and CSV written without `csv_table`."""
+    return [
+        f"{module.name}:{node.lineno}"
+        for module in modules
+        if module.name not in ("xraygpt.common.files", "xraygpt.common.printable")
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call) and (_writes_csv_or_bypasses_modes(node.func) or _opens_for_writing(node))
+    ]
+
+
+def _writes_csv_or_bypasses_modes(function: ast.expr) -> bool:
+    """A method of Path, or a function of os or csv; `write_text` by itself is that of `xraygpt.common.files`."""
+    names = {"mkdir", "makedirs", "touch", "write_text", "write_bytes", "writer", "DictWriter", "to_csv"}
+    if not isinstance(function, ast.Attribute) or function.attr not in names:
+        return False
+    return function.attr != "writer" or (isinstance(function.value, ast.Name) and function.value.id == "csv")
+
+
+def _opens_for_writing(call: ast.Call) -> bool:
+    """`open` that may make a file, and is not told how."""
+    is_open = isinstance(call.func, ast.Name) and call.func.id == "open"
+    modes = [*call.args[1:2], *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
+    makes = any(isinstance(mode, ast.Constant) and set("wax") & set(str(mode.value)) for mode in modes)
+    return is_open and makes and not any(keyword.arg == "opener" for keyword in call.keywords)
+
+
 def undocumented_functions(modules: list[Module]) -> list[str]:
     """Public functions of the package that are longer than a few lines and have no docstring."""
     return [
@@ -232,6 +259,7 @@ PACKAGE_RULES = [
     relative_and_star_imports,
     own_imports_in_functions,
     prints,
+    own_ways_to_write,
     undocumented_functions,
 ]
 
@@ -266,6 +294,11 @@ LONG_BODY = "    x = 1\n" * MAX_FUNCTION_LINES
         (relative_and_star_imports, {"xraygpt.models.a": "from . import b"}),
         (own_imports_in_functions, {"xraygpt.models.a": "def f():\n    from xraygpt.common import files"}),
         (prints, {"xraygpt.models.a": "print(1)"}),
+        (own_ways_to_write, {"xraygpt.models.a": "Path('a').mkdir()"}),
+        (own_ways_to_write, {"xraygpt.models.a": "(folder / 'a').write_text('x')"}),
+        (own_ways_to_write, {"xraygpt.models.a": "open('a', 'ab')"}),
+        (own_ways_to_write, {"xraygpt.models.a": "open('a', mode='x', encoding='utf-8')"}),
+        (own_ways_to_write, {"xraygpt.models.a": "csv.writer(handle)"}),
         (long_files, {"xraygpt.models.a": "\n" * (MAX_FILE_LINES + 1)}),
         (long_functions, {"tests.a": f"def f():\n{LONG_BODY}"}),
         (undocumented_functions, {"xraygpt.models.a": f"def f():\n{LONG_BODY}"}),

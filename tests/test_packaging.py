@@ -76,6 +76,10 @@ def test_all_installs_take_the_same_versions_and_files(name: str) -> None:
                 assert tested[str(pin.specifier)] == hashes, package
 
 
+def test_the_installing_tools_are_pinned() -> None:
+    assert read_pins("constraints-install.txt").keys() == {"pip", "setuptools", "uv"}
+
+
 def test_the_runtime_has_no_test_tools() -> None:
     runtime = read_pins("constraints-runtime.txt")
     assert not runtime.keys() & {"pytest", "playwright", "mypy", "ruff", "pre-commit", "pip-audit", "hypothesis", "tensorboard"}

@@ -211,6 +211,28 @@ def test_a_file_that_was_changed_later(folder: Path, inspect: Any) -> None:
     assert "NOT what checkpoints.json says" in out
 
 
+def test_weights_that_are_not_finite(folder: Path, inspect: Any) -> None:
+    """Said of a file, and of a checkpoint in a folder that is not listed."""
+    (folder / "checkpoints.json").unlink()
+    odd = state(20)
+    odd["model"]["llama_proj.bias"][3] = torch.nan
+    torch.save(odd, folder / "checkpoint_1.pth")
+    code, out = inspect(folder / "checkpoint_1.pth")
+    assert code == 1
+    assert "CANNOT BE USED llama_proj.bias holds NaN" in out
+    assert json.loads(inspect(folder / "checkpoint_1.pth", "--json")[1])["problems"] == ["llama_proj.bias holds NaN"]
+    rows = json.loads(inspect(folder, "--json")[1])["checkpoints"]
+    assert {row["file"]: row["state"] for row in rows}["checkpoint_1.pth"] == "readable, but llama_proj.bias holds NaN"
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "5", "[]", "{", '{"a": ' * 100_000])
+def test_json_beside_weights_that_is_none(tmp_path: Path, inspect: Any, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    code, out = inspect(tmp_path)
+    assert code == 1
+    assert out.startswith("error: ") and "config.json" in out and out.count("\n") == 1
+
+
 # Bad files -------------------------------------------------------------------------------------------------------
 
 

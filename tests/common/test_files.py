@@ -16,6 +16,7 @@ from xraygpt.common.files import (
     atomic_path,
     disk,
     make_folder,
+    read_small_json,
     sha256_file,
     temporary_name,
     write_json,
@@ -80,6 +81,20 @@ def test_json_keeps_letters_and_order(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"b": "Ödem", "a": 1})
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert text.endswith("}\n") and "Ödem" in text and text.index("b") < text.index('"a"')
+
+
+def test_small_json_has_bounds(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"a": [1, "ä"]}', encoding="utf-8")
+    assert read_small_json(path) == {"a": [1, "ä"]}
+    with pytest.raises(ValueError, match="larger than 10 bytes"):
+        read_small_json(path, max_bytes=10)
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_small_json(path)
+    path.write_bytes(b'"\xff"')
+    with pytest.raises(ValueError, match="utf-8"):
+        read_small_json(path)
 
 
 def test_json_lines(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Annotations by their place in a file: the same as reading it whole, and no more memory than their places take."""
 
+import io
 import json
 import pickle
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -171,6 +173,38 @@ def test_a_damaged_index_is_made_again(damage: Any, kept: list[int], tmp_path: P
     expected = list(datasets(tmp_path)["train"].annotation)
     index = tmp_path / "filter_cap.index.npz"
     index.write_bytes(damage(index.read_bytes()))
+    assert list(datasets(tmp_path)["train"].annotation) == expected
+    assert len(kept) == 2
+
+
+def packed(index: Path) -> None:
+    with np.load(index) as stored:
+        arrays = dict(stored)
+    np.savez_compressed(index, **arrays)
+
+
+def says_more_than_it_holds(index: Path) -> None:
+    """The header of an array states a hundred times the length of its numbers; numpy would make room for them first."""
+    with zipfile.ZipFile(index) as source:
+        parts = {name: source.read(name) for name in source.namelist()}
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<i8", "fortran_order": False, "shape": (800, 2)})
+    with zipfile.ZipFile(index, "w") as target:
+        for name, content in (parts | {"spans.npy": header.getvalue() + parts["spans.npy"][-128:]}).items():
+            target.writestr(name, content)
+
+
+def of_another_shape(index: Path) -> None:
+    with np.load(index) as stored:
+        arrays = dict(stored)
+    np.savez(index, **arrays | {"split": arrays["split"][:-1]})
+
+
+@pytest.mark.parametrize("change", [packed, says_more_than_it_holds, of_another_shape])
+def test_an_index_that_is_not_as_it_is_written_is_made_again(change: Any, kept: list[int], tmp_path: Path) -> None:
+    write(tmp_path, [annotation(i) for i in range(6)])
+    expected = list(datasets(tmp_path)["train"].annotation)
+    change(tmp_path / "filter_cap.index.npz")
     assert list(datasets(tmp_path)["train"].annotation) == expected
     assert len(kept) == 2
 

@@ -85,6 +85,7 @@ def test_a_file_that_may_still_change_within_its_time_stamp_is_not_remembered(tm
     assert checksums.of([path]) != first
 
 
-def test_what_remembers_may_be_damaged(tmp_path: Path) -> None:
-    (tmp_path / "files.json").write_text("{")
+@pytest.mark.parametrize("content", ["{", "[]", "5", '{"PATH": 5}', '{"PATH": [1, 2]}', '{"PATH": [1, "2", "3"]}', "[" * 100_000])
+def test_what_remembers_may_be_damaged(content: str, tmp_path: Path) -> None:
+    (tmp_path / "files.json").write_text(content.replace("PATH", str(tmp_path / "a")))
     assert FileChecksums(tmp_path / "files.json").of([old_file(tmp_path / "a", "a")]) == [sha256_file(tmp_path / "a")]

@@ -1,6 +1,7 @@
 """Training, evaluation and writing from cached features: the same numbers, without looking at an image."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -274,6 +275,18 @@ def test_show_and_verify(workspace: Path, tmp_path: Path, capsys: pytest.Capture
     assert main(["cache", "verify", str(path), "--repair"]) == 0
     assert main(["cache", "verify", str(path)]) == 0
     assert main(["cache", "show", str(tmp_path)]) == 1
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "5", "{}", "[" * 100_000, '{"shape": [0, 4], "dtype": "float16"}', '{"shape": [2, 2], "dtype": "no type"}']
+)
+def test_a_key_that_is_damaged_is_one_line(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "0123").mkdir()
+    (tmp_path / "0123" / "key.json").write_text(content)
+    (tmp_path / "0123" / "a.index").touch()
+    (tmp_path / "0123" / "a.rows").touch()
+    assert main(["cache", "show", str(tmp_path)]) == 1
+    assert re.fullmatch(r"error: .*key\.json is damaged: .*\n", capsys.readouterr().err)
 
 
 def test_resuming_with_another_cache_folder_is_no_change(second: Any, filled: Path, tmp_path: Path) -> None:

@@ -125,7 +125,8 @@ def test_nothing_is_written_inside_the_package(cfg_path: Path, repo_root: Path, 
     run_training(cfg_path, "run.max_epoch=1", "run.iters_per_epoch=2", "run.tensorboard=true", "run.output_dir=runs")
     assert snapshot() == before
     assert [path.name for path in elsewhere.iterdir()] == ["runs"]
-    assert list((elsewhere / "runs" / "run" / "tensorboard").iterdir())
+    events = list((elsewhere / "runs" / "run" / "tensorboard").iterdir())
+    assert events and not [path for path in events if path.stat().st_mode & 0o077]
 
 
 def test_several_datasets_in_one_run(cfg_path: Path, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_skipped_without_the_package(encoder: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "bert_score", None)
     metrics, skipped = compute_model_scores(corpus(PREDICTIONS, REFERENCES), {"bertscore": encoder})
     assert metrics == []
-    assert 'pip install "xraygpt[bertscore]"' in skipped["bertscore"]
+    assert "make install-extras EXTRAS=bertscore" in skipped["bertscore"]
 
 
 def test_skipped_with_weights_of_another_encoder(encoder: Path, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_skipped_without_a_part(missing: str, tmp_path: Path) -> None:
 def test_skipped_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "radgraph", None)
     _, skipped = compute_model_scores(corpus(["clear"], ["clear"]), {"radgraph": write_weights(tmp_path / "radgraph-xl")})
-    assert 'pip install "xraygpt[radgraph]"' in skipped["radgraph"]
+    assert "make install-extras EXTRAS=radgraph" in skipped["radgraph"]
 
 
 def test_tokenizers_are_left_as_they_were() -> None:

@@ -1,5 +1,6 @@
 """Images unlike the training images are told from images like them, and the file belongs to one model."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,23 @@ def test_a_missing_or_damaged_file_says_what_to_do(tmp_path: Path) -> None:
         KnownImages.load(tmp_path / FILE_NAME, PROBE)
     (tmp_path / FILE_NAME).write_bytes(b"no tensors at all")
     with pytest.raises(ConfigError, match="cannot be read"):
+        KnownImages.load(tmp_path / FILE_NAME, PROBE)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean": np.full(8, np.nan, np.float32)}, "mean is not finite float32"),
+        ({"precision": np.full((8, 8), np.inf, np.float32)}, "precision is not finite float32"),
+        ({"precision": np.ones((8, 4), np.float32)}, r"precision is \(8, 4\)"),
+        ({"limit": np.zeros(1, np.float32)}, "its limit is not above 0"),
+        ({"limit": np.ones(0, np.float32)}, r"limit is \(0,\)"),
+        ({"probe": PROBE.astype(np.int64)}, "probe is not finite float32"),
+    ],
+)
+def test_numbers_that_no_fit_gives_are_refused(known: KnownImages, change: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:
+    dataclasses.replace(known, **change).save(tmp_path / FILE_NAME)
+    with pytest.raises(ConfigError, match=message):
         KnownImages.load(tmp_path / FILE_NAME, PROBE)
 
 

@@ -283,7 +283,7 @@ def test_a_folder_that_may_not_be_read(folder: Path) -> None:
 def test_quantised_weights_without_the_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sets(quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})(folder)
     monkeypatch.setattr("xraygpt.models.language_model.find_spec", lambda name: None)
-    with pytest.raises(CheckpointError, match=r"need bitsandbytes: pip install 'xraygpt\[quant\]'"):
+    with pytest.raises(CheckpointError, match="need bitsandbytes: make install-extras EXTRAS=quant"):
         load_language_model(folder)
 
 

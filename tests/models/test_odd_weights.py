@@ -14,7 +14,7 @@ from tests.models.test_weights import Model, VisionHalf, vit
 from xraygpt.cli.main import main
 from xraygpt.common.checkpoint import load_trainable_state
 from xraygpt.common.errors import CheckpointError
-from xraygpt.models.weights import load_into, load_qformer_weights, load_vit_weights
+from xraygpt.models.weights import load_into, load_qformer_weights, load_vit_weights, saved_identity_differences
 
 
 def with_value(value: float) -> Callable[[Tensor], Tensor]:
@@ -136,6 +136,29 @@ def test_a_model_is_as_before_when_weights_are_refused() -> None:
         with pytest.raises(CheckpointError, match=r"llama_proj\.bias holds NaN"):
             load(model, state, "c.pth")
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("tensor", [torch.ones(2), torch.ones(2, dtype=torch.complex64), torch.full((2,), torch.nan)])
+def test_a_name_breaks_no_line(tensor: Tensor) -> None:
+    """A message goes to terminals and logs, and the names in it are the file's."""
+    state = {**Model().state_dict(), "a\n\x1b[2Jb" * 100: tensor}
+    for load in (into, trained):
+        with pytest.raises(CheckpointError, match=r"unexpected|complex64") as error:
+            load(state, Path())
+        assert str(error.value).isprintable() and len(str(error.value)) < 600
+
+
+IDENTITY = {"name": "a", "tokenizer": "ab", "vocab_size": 3, "hidden_size": 2, "embedding": [0.5] * 6}
+
+
+@pytest.mark.parametrize(
+    "stored", [5, {"name": "a"}, *(IDENTITY | {"embedding": odd} for odd in ([1.0, 2.0], "text", [[1.0], [2.0, 3.0]], [2**70], None))]
+)
+def test_an_identity_that_is_none(stored: Any) -> None:
+    assert saved_identity_differences(IDENTITY, IDENTITY, "c.pth", compare_embedding=True) == []
+    with pytest.raises(CheckpointError, match=r"c\.pth does not say which language model it belongs to") as error:
+        saved_identity_differences(stored, IDENTITY, "c.pth", compare_embedding=True)
+    assert "\n" not in str(error.value)
 
 
 def test_only_what_is_used_must_be_finite(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_the_last_layer_is_not_quantised(make_model: ModelFactory) -> None:
     [
         ("fp8", True, "model.frozen_dtype.vit: 'fp8' is not known"),
         ("bf16", False, r"model.frozen_dtype.vit is bf16, but the part is trained \(model.freeze_vit=False\)"),
-        ("nf4", True, r"model.frozen_dtype.vit=nf4 needs bitsandbytes: pip install 'xraygpt\[quant\]'"),
+        ("nf4", True, r"model.frozen_dtype.vit=nf4 needs bitsandbytes: make install-extras EXTRAS=quant"),
     ],
 )
 def test_what_cannot_be_had(monkeypatch: pytest.MonkeyPatch, wanted: str, frozen: bool, message: str) -> None:

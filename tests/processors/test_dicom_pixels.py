@@ -95,10 +95,10 @@ def test_jpeg_baseline() -> None:
 @pytest.mark.parametrize(
     ("syntax", "bits", "advice"),
     [
-        (JPEGLossless, 12, r'pip install "xraygpt\[gdcm\]"'),
-        (JPEGLosslessSV1, 12, r'pip install "xraygpt\[gdcm\]"'),
-        (JPEGLSLossless, 12, r'pip install "xraygpt\[gdcm\]"'),
-        (JPEG2000Lossless, 12, "pip install pylibjpeg pylibjpeg-openjpeg"),
+        (JPEGLossless, 12, r"make install-extras EXTRAS=gdcm"),
+        (JPEGLosslessSV1, 12, r"make install-extras EXTRAS=gdcm"),
+        (JPEGLSLossless, 12, r"make install-extras EXTRAS=gdcm"),
+        (JPEG2000Lossless, 12, "make install-runtime"),
         (JPEGExtended12Bit, 12, "dcmdjpeg"),
     ],
 )

@@ -6,9 +6,11 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import demo
 import train
@@ -18,6 +20,7 @@ from tests.evaluation.test_model_scores_radgraph import write_weights as write_r
 from tests.reliability.malicious import MARK, WRITERS, Payload
 from xraygpt import load_model
 from xraygpt.cli.main import main as xraygpt
+from xraygpt.common import checkpoint_guard
 from xraygpt.common.checkpoint import load_checkpoint
 from xraygpt.common.config import Config
 from xraygpt.common.errors import CheckpointError, ConfigError, XrayGPTError
@@ -105,6 +108,29 @@ def test_no_place_that_names_weights_executes_them(nothing_runs: Path, place: st
     WRITERS["torch file"](file)
     with kept_logging(), pytest.raises(XrayGPTError, match=r"from_the_internet\.pth is refused"):
         PLACES[place](cfg_path, file)
+
+
+COSTLY: dict[str, tuple[Any, str]] = {
+    "an object of a size that it names": ({"epoch": bytearray(10)}, "could run code"),
+    "parts that are shared": ({"config": {"run": {"a": [["x"] * 40] * 40}, "model": {"arch": "mini_gpt4"}}}, "again and again"),
+    "a tensor without numbers": ({"model": {"llama_proj.bias": torch.zeros(2, device="meta")}}, "a tensor without numbers"),
+}
+"""Stand-ins of harmless size for what a few bytes can ask for → what is said."""
+
+
+@pytest.mark.parametrize("kind", COSTLY)
+@pytest.mark.parametrize("place", PLACES)
+def test_no_place_that_names_weights_builds_what_costs_much(
+    nothing_runs: Path, place: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_guard, "MAX_SETTINGS", 1000)
+    cfg_path = make_workspace(nothing_runs)
+    file = nothing_runs / "from_the_internet.pth"
+    change, message = COSTLY[kind]
+    torch.save({"model": {"llama_proj.bias": torch.zeros(2)}, "optimizer": {}, "epoch": 0, **change}, file)
+    with kept_logging(), pytest.raises(XrayGPTError, match=message) as refused:
+        PLACES[place](cfg_path, file)
+    assert "from_the_internet.pth" in str(refused.value)
 
 
 @pytest.mark.parametrize("command", [["generate", "--images", "data", "--out", "x.jsonl"], ["evaluate"], ["serve", "--port", "0"]])
@@ -199,6 +225,26 @@ def test_the_weights_of_a_score_are_not_executed(
     metrics, skipped = compute_model_scores(corpus(["no effusion"], ["effusion"]), {name: folder})
     # CheXbert's classes are fixed, so that it has no use for the code.
     assert skipped.keys() == {name} or ((name, spoil) == ("chexbert", own_code) and metrics)
+
+
+@pytest.mark.parametrize("damage", ["NaN", "an object of a size that it names"])
+@pytest.mark.parametrize(
+    ("name", "write", "file"), [("chexbert", write_chexbert, "chexbert.pth"), ("bertscore", write_encoder, "model.safetensors")]
+)
+def test_the_weights_of_a_score_are_checked(tmp_path: Path, name: str, write: Callable[[Path], Path], file: str, damage: str) -> None:
+    pytest.importorskip("bert_score") if name == "bertscore" else None
+    path = write(tmp_path / "weights") / file
+    state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    tensors = state.get("model_state_dict", state)
+    key = next(key for key in tensors if key.endswith("word_embeddings.weight"))
+    if damage == "NaN":
+        tensors[key][3, 0] = torch.nan
+    else:
+        state["epoch"], path = bytearray(10), path.with_name(path.name.replace("model.safetensors", "pytorch_model.bin"))
+        (path.parent / "model.safetensors").unlink(missing_ok=True)
+    save_file(state, path, metadata={"format": "pt"}) if path.suffix == ".safetensors" else torch.save(state, path)
+    _, skipped = compute_model_scores(corpus(["no effusion"], ["effusion"]), {name: path.parent})
+    assert ("word_embeddings.weight holds NaN" if damage == "NaN" else "could run code") in skipped[name]
 
 
 # Configurations ----------------------------------------------------------------------------------------------------

@@ -75,6 +75,26 @@ def test_replay_of_something_else(exploded: Path, capsys: pytest.CaptureFixture[
     assert "is no dump of a run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"micro_batches": 5},
+        {"micro_batches": [{}]},
+        {"scale": "x"},
+        {"config": {}},
+        {"config": {"run": 5}},
+        {"llm": {"name": "x"}},
+    ],
+)
+def test_replay_of_a_damaged_dump_is_one_line(
+    change: dict[str, Any], exploded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dump = torch.load(exploded / "dump_step7.pth", weights_only=True)
+    save_checkpoint(tmp_path / "dump_step7.pth", dump | change)
+    assert replay(tmp_path / "dump_step7.pth") == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
 # Bad data --------------------------------------------------------------------------------------------------------
 
 

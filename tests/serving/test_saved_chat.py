@@ -70,6 +70,9 @@ def test_no_name_no_image_line(record: dict[str, Any]) -> None:
 def test_nothing_is_overwritten_or_guessed(tmp_path: Path, record: dict[str, Any]) -> None:
     (tmp_path / "there.md").write_text("mine")
     (tmp_path / "folder").write_text("")
+    for name in ("a\0.md", "a\ud800.md", "a" * 300 + ".md"):
+        with pytest.raises(DataError, match="cannot be written"):
+            save_chat(tmp_path / name, record)
     for name, message in (("chat.txt", r"endings.*\.json, \.md"), ("there.md", "exists already"), ("folder/chat.md", "cannot be written")):
         with pytest.raises(DataError, match=message):
             save_chat(tmp_path / name, record)

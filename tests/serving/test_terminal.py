@@ -181,6 +181,22 @@ def test_neither_model_nor_name_commands_the_terminal(canned: Talk, tmp_path: Pa
     assert r"\x1b[2J.md" in shown and r"x\x1b.txt" in shown
 
 
+def test_what_is_not_utf_8_ends_no_chat(canned: Talk, pipeline: ReportPipeline, tiny_storage: Path) -> None:
+    shown = canned("/image {0}", "W\udcfc?", "What?")
+    assert r"The question is not Unicode text: W\xfc?" in shown and "Clear lungs." in shown
+    lines = iter([UnicodeDecodeError("utf-8", b"\xfc", 0, 1, "invalid start byte"), "/help"])
+
+    def read() -> str:
+        line = next(lines, EOFError())
+        if isinstance(line, Exception):
+            raise line
+        return line
+
+    said: list[str] = []
+    TerminalChat(pipeline=pipeline, write=said.append).run(read)
+    assert said[0].startswith("The line is not UTF-8") and RESEARCH_NOTICE in said[1]
+
+
 def test_ctrl_c_stops_the_answer_and_not_the_chat(canned: Talk) -> None:
     usual = signal.getsignal(signal.SIGINT)
     shown = canned("/image {0}", "interrupt", "What?")

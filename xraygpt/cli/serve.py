@@ -9,6 +9,7 @@ import xraygpt.datasets.builders
 import xraygpt.runners  # noqa: F401  both register the classes that a configuration names
 from xraygpt.common.config import Config, add_config_arguments
 from xraygpt.common.errors import ConfigError
+from xraygpt.common.printable import printable_line
 from xraygpt.common.seed import seed_everything
 from xraygpt.serving import RESEARCH_NOTICE, ReportPipeline
 from xraygpt.serving.api_limits import ApiLimits
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     print(RESEARCH_NOTICE)
     if not args.no_page:
         print(f"Page: {where}/" + (f" (user {PAGE_USER}, a token as password)" if tokens else ""))
-    print(f"API: base URL {where}/v1, model {service.model_name}", flush=True)
+    print(f"API: base URL {where}/v1, model {printable_line(service.model_name)}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn sends the signal again when all is answered
     ApiServer(app, service, host=args.host, port=args.port, page_queue=queue).run()
     return 0

@@ -19,6 +19,7 @@ from torch import nn
 from xraygpt.common.checkpoint_guard import check_values, check_weights_file, damaged
 from xraygpt.common.errors import CheckpointError
 from xraygpt.common.files import atomic_file
+from xraygpt.common.printable import printable_line
 from xraygpt.common.tensor_checks import form_problem, kind_problem, require_none, value_problem
 
 logger = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ def load_trainable_state(model: nn.Module, state: dict[str, torch.Tensor], path:
     require_parameters(state, path)
     expected = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     problems = [f"missing {name}" for name in expected.keys() - state.keys()]
-    problems += [f"unexpected {name}" for name in state.keys() - expected.keys()]
+    problems += [f"unexpected {printable_line(name):.200}" for name in state.keys() - expected.keys()]
     problems += [
         f"{name} is {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
         for name in expected.keys() & state.keys()

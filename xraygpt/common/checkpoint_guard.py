@@ -14,7 +14,7 @@ from xraygpt.common.pickle_outline import MAX_PICKLE_BYTES, RefusedPickleError, 
 
 MAX_HEADER_BYTES = 8 << 20
 """Of a safetensors file: the names, types and shapes, about 100 bytes a tensor."""
-MAX_VALUES = 2_000_000
+MAX_VALUES = 1_000_000
 """In a whole file, where a value that is referred to twice counts twice. The random states are the most, about 1,300 a rank. A small file
 may have as many as bytes, and `MAX_SETTINGS` more."""
 MAX_CHARACTERS = 64 << 20

@@ -12,9 +12,9 @@ from typing import IO, Any
 
 MAX_PICKLE_BYTES = 32 << 20
 """Of the instructions, without the tensors' numbers. A language model of 7 billion parameters has 50 kB of them."""
-MAX_INSTRUCTIONS = 2_000_000
+MAX_INSTRUCTIONS = 1_000_000
 """Each can cost some 200 bytes. A tensor takes about 30, the random state of one rank about 1,300."""
-MAX_COPIED = 2_000_000
+MAX_COPIED = 1_000_000
 """Pairs in dictionaries as Python 2 wrote them, counted in each."""
 MAX_DIMENSIONS = 16
 

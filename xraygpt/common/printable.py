@@ -23,6 +23,7 @@ from typing import Any
 
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNSAFE_BUT_LAYOUT = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))  # keeps line feeds and tabs
+_UNSAFE_IN_JSON = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", ""))  # which json.dumps has escaped; a line feed is of the indentation
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LOOKS_ESCAPED = re.compile(r"\\(?=x[0-9a-f]{2})")
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
@@ -94,7 +95,7 @@ def set_up_logging(layout: str, *, level: int = logging.INFO, force: bool = True
 def json_text(value: Any, *, indent: int | None = None) -> str:
     """JSON with letters as they are; unsafe characters become JSON's own escapes, so a reader gets the same text."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
-    return _UNSAFE.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)  # "\n" is of the indentation
+    return _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def csv_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xraygpt.common.errors import CheckpointError
+from xraygpt.common.printable import printable_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +62,7 @@ def require_none(problems: Iterable[tuple[str, str]], path: str | Path) -> None:
 
 
 def _found(problems: Iterable[tuple[str, str]]) -> Iterator[str]:
-    return (f"{name:.200} {problem}" for name, problem in problems if problem)
+    return (f"{printable_line(name):.200} {problem}" for name, problem in problems if problem)
 
 
 def _name(tensor: "Tensor") -> str:

@@ -105,7 +105,7 @@ class AnnotationIndex:
         """Write it, whole or not at all."""
         about = {"format": _FORMAT, "sha256": sha256, "splits": self.splits, "divided": self.divided}
         about["bad"] = [(name, asdict(sample)) for name, sample in self.bad]
-        with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        with atomic_path(path) as temporary, open(temporary, "r+b") as handle:
             words = np.frombuffer(json.dumps(about).encode(), np.uint8)
             np.savez(handle, spans=self.spans, split=self.split, number=self.number, about=words)
 

@@ -129,7 +129,7 @@ def load_language_model(folder: str | Path, *, from_scratch: bool = False) -> Pr
         check_weights_file(path)
     _check_size(config, folder, files)
     if getattr(config, "quantization_config", None) is not None and find_spec("bitsandbytes") is None:
-        raise CheckpointError(f"The weights in {folder.absolute()} are quantised, and need bitsandbytes: pip install 'xraygpt[quant]'.")
+        raise CheckpointError(f"The weights in {folder.absolute()} are quantised, and need bitsandbytes: make install-extras EXTRAS=quant.")
     # Sizes that do not match are let pass there, to be named below. The folder's generation_config.json is not read.
     options: dict[str, Any] = {"dtype": "auto", "ignore_mismatched_sizes": True, "generation_config": GenerationConfig(), **_LOCAL}
     with library_errors(

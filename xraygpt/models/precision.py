@@ -48,7 +48,7 @@ def check_frozen_dtype(wanted: str, *, part: str, frozen: bool) -> None:
             "Freeze it, or take auto."
         )
     if wanted in QUANTIZED and find_spec("bitsandbytes") is None:
-        raise ConfigError(f"model.frozen_dtype.{part}={wanted} needs bitsandbytes: pip install 'xraygpt[quant]'.")
+        raise ConfigError(f"model.frozen_dtype.{part}={wanted} needs bitsandbytes: make install-extras EXTRAS=quant.")
 
 
 def compute_dtype(wanted: str, device: torch.device) -> torch.dtype:

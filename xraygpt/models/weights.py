@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from xraygpt.common.checkpoint import PUBLISHED_BUFFERS, largest_of, load_checkpoint, model_state, require_parameters
 from xraygpt.common.errors import CheckpointError, first_line
+from xraygpt.common.printable import printable_line
 from xraygpt.common.tensor_checks import kind_problem, require_none, value_problem
 from xraygpt.models.language_model import identity_differences
 
@@ -174,7 +175,7 @@ def _like(wanted: Tensor, given: Tensor) -> Tensor:
 def _check(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], path: str | Path) -> None:
     """CheckpointError unless the given parameters are those wanted, in name, shape and type, and their numbers are finite."""
     problems = [f"{key} is missing" for key in sorted(wanted.keys() - given.keys())]
-    problems += [f"{key:.200} is unexpected" for key in sorted(given.keys() - wanted.keys())]
+    problems += [f"{printable_line(key):.200} is unexpected" for key in sorted(given.keys() - wanted.keys())]
     for key in sorted(wanted.keys() & given.keys()):
         if given[key].shape != wanted[key].shape:
             problems.append(f"{key} is {tuple(given[key].shape)}, expected {tuple(wanted[key].shape)}")

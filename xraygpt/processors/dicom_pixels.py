@@ -74,8 +74,8 @@ _RLE_HEADER = struct.Struct("<16I")  # number of segments, then where each begin
 _JPEG_2000_SYNTAXES = (JPEG_2000_LOSSLESS, JPEG_2000, HTJ2K_LOSSLESS, HTJ2K_LOSSLESS_RPCL, HTJ2K)
 _LOSSY = (JPEG_BASELINE, JPEG_EXTENDED, JPEG_LS_NEAR_LOSSLESS, JPEG_2000, HTJ2K)
 _INSTALL_HINTS = {
-    "gdcm": 'Install its decoder with `pip install "xraygpt[gdcm]"`.',
-    "pylibjpeg": "Install its decoder with `pip install pylibjpeg pylibjpeg-openjpeg`.",
+    "gdcm": "Install its decoder with `make install-extras EXTRAS=gdcm`.",
+    "pylibjpeg": "Install its decoder with `make install-runtime`.",
     "pillow": "Install a Pillow that has the JPEG codec.",
 }
 _CONVERT_HINT = "Convert the file to an uncompressed one first, for example with `dcmdjpeg` of DCMTK."

@@ -119,7 +119,7 @@ def find_checkpoint(folder: CheckpointFolder, setting: str | None, facts: RunFac
     if path is None:
         return None
     state = load_checkpoint(path)
-    if absent := {"model", "optimizer", "epoch"} - state.keys():
+    if absent := {name for name in ("model", "optimizer", "epoch") if state.get(name) is None}:
         raise CheckpointError(
             f"{path} is no checkpoint of a run: it has no {', '.join(sorted(absent))}. To start from its weights, give it as model.ckpt."
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from xraygpt.common.dist_utils import is_main_process, main_process
 from xraygpt.common.errors import ConfigError
-from xraygpt.common.files import atomic_path, make_folder, write_json
+from xraygpt.common.files import atomic_path, make_folder, make_private, write_json
 from xraygpt.common.logger import RunLog, max_memory_mib
 
 logger = logging.getLogger(__name__)
@@ -104,6 +104,8 @@ def _summary_writer(output_dir: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ConfigError("run.tensorboard needs the package tensorboard: pip install 'xraygpt[tensorboard]'.") from error
+        raise ConfigError("run.tensorboard needs the package tensorboard: make install-extras EXTRAS=tensorboard.") from error
     make_folder(output_dir / "tensorboard")
-    return SummaryWriter(str(output_dir / "tensorboard"))
+    writer = SummaryWriter(str(output_dir / "tensorboard"))  # which makes its file, and appends to it
+    make_private(output_dir / "tensorboard")
+    return writer

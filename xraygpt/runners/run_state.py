@@ -113,7 +113,7 @@ class RunState:
         check_optimizer(state["optimizer"], self.updater.optimizer, path)
         load_trainable_state(self.model, state["model"], path)
         self.updater.load_state_dict(state)
-        self.progress = Progress(state["epoch"] + 1, int(state.get("iteration", 0) * scale), state.get("meters"))
+        self.progress = Progress(state["epoch"] + 1, int((state.get("iteration") or 0) * scale), state.get("meters"))
         if state.get("world_size") == get_world_size():
             _set_random_state(state, path)
         logger.info("Resumed from %s at epoch %d, iteration %d.", path, self.progress.epoch, self.progress.iteration)

@@ -394,4 +394,5 @@ class RunnerBase:
         best = state.get("best")
         if here and best and decided_by_main(lambda: self.folder.holds_best(best["epoch"])):
             self.state.best = best
-        self.log.rewind(state.get("step", self.state.step), finished_epochs=state["epoch"] + 1, scale=scale)
+        step = state.get("step")
+        self.log.rewind(self.state.step if step is None else step, finished_epochs=state["epoch"] + 1, scale=scale)

@@ -116,18 +116,21 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_config(value: Any) -> bool:
-    """Sections of settings, with names all through."""
-    return isinstance(value, dict) and all(isinstance(section, dict) for section in value.values()) and _has_names(value)
+    """Sections of settings."""
+    return isinstance(value, dict) and all(isinstance(section, dict) for section in value.values()) and _is_plain(value)
 
 
-def _has_names(value: Any) -> bool:
+def _is_plain(value: Any) -> bool:
+    """Whether it can be compared and printed: values by names, and no tensor among them."""
     if isinstance(value, dict):
-        return all(isinstance(key, str) and _has_names(item) for key, item in value.items())
-    return not isinstance(value, list | tuple) or all(map(_has_names, value))
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _is_data(value: Any) -> bool:
-    return isinstance(value, dict) and all(
+    return (isinstance(value, dict) and _is_plain(value)) and all(
         isinstance(facts, dict) and "annotations_sha256" in facts and isinstance(facts.get("num_samples"), dict) for facts in value.values()
     )
 
@@ -180,7 +183,7 @@ _ENTRIES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "warmup_steps": ("a number from 0", lambda value: _is_number(value) and value >= 0),
     "config": ("sections of settings", _is_config),
     "data": ("checksum and number of samples by data set", _is_data),
-    "llm": ("a language model's identity", lambda value: isinstance(value, dict)),
+    "llm": ("a language model's identity", lambda value: isinstance(value, dict) and _is_plain(value)),
     "libraries": ("versions by name", lambda value: isinstance(value, dict) and all(isinstance(each, str) for each in value.values())),
     "best": ("agg_metrics, loss and epoch", _is_best),
     "guard": ("counts of updates, and losses", _is_guard),

@@ -74,12 +74,12 @@ def save_chat(path: Path, record: Mapping[str, Any]) -> None:
     """
     if path.suffix.lower() not in WRITERS:
         raise DataError(f"{path}: a conversation is saved as one of these endings.{suggest(path.suffix, WRITERS)}")
-    if path.exists():
-        raise DataError(f"{path} exists already. Choose another name.")
     try:
+        if path.exists():
+            raise DataError(f"{path} exists already. Choose another name.")
         write_text(path, WRITERS[path.suffix.lower()](record))
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        raise DataError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def _plain(text: str) -> str:

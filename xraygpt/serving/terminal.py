@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xraygpt.common.errors import DataError
-from xraygpt.common.printable import message_text, printable_line, printable_text
+from xraygpt.common.printable import message_text, printable_line, printable_text, well_formed
 from xraygpt.conversation import Conversation
 from xraygpt.serving.pipeline import ReportPipeline
 from xraygpt.serving.safety import RESEARCH_NOTICE, notes
@@ -68,6 +68,9 @@ class TerminalChat:
                 line = read().strip()
             except EOFError:
                 return
+            except UnicodeDecodeError:
+                self.write("The line is not UTF-8, which is expected here. Nothing was done.\n")
+                continue
             if line == "/quit":
                 return
             try:
@@ -110,6 +113,8 @@ class TerminalChat:
         """Answer a question, "" for the report, and remark on what the answer deserves doubt for."""
         if not self.image_name:
             raise DataError("There is no image yet. Write /image PATH first.")
+        if well_formed(question) != question:  # as the terminal hands on what is not UTF-8
+            raise DataError(f"The question is not Unicode text: {question}")
         with interrupts() as interrupted:
             for piece in self.session.stream(question, cancelled=interrupted):
                 self.write(piece)

@@ -366,5 +366,5 @@ def test_texts_that_leave_the_machine_are_announced_once(tmp_path: Path, caplog:
 
 def test_a_missing_client_is_named(serve: Any, options: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(ConfigError, match=r"xraygpt\[rewrite\]"):
+    with pytest.raises(ConfigError, match="EXTRAS=rewrite"):
         rewrite(make_drafts(1), options=options(serve(faithful)), read_statuses=read_statuses)

@@ -235,7 +235,7 @@ def test_parquet_without_rows(tmp_path: Path) -> None:
 def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r'pip install "xraygpt\[parquet\]"'):
+    with pytest.raises(DataError, match=r"make install-extras EXTRAS=parquet"):
         list(read_rows(tmp_path / "t.parquet"))
 
 

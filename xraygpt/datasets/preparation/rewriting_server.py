@@ -170,7 +170,7 @@ def _import_openai() -> Any:
     try:
         import openai
     except ModuleNotFoundError as error:
-        raise ConfigError("A rewriter needs the openai client, which is not installed: pip install 'xraygpt[rewrite]'.") from error
+        raise ConfigError("A rewriter needs the openai client, which is not installed: make install-extras EXTRAS=rewrite.") from error
     return openai
 
 

@@ -2,7 +2,7 @@
 
     .csv .tsv     UTF-8 with or without byte order mark; comma, semicolon or tab; any line ends; quoted cells may hold line ends
     .jsonl        one object a line; numbers become text, null and NaN become ""
-    .parquet      with pyarrow, which `pip install "xraygpt[parquet]"` brings
+    .parquet      with pyarrow, which `make install-extras EXTRAS=parquet` brings
 
 Rows are read one after another, so memory does not grow with the table.
 """
@@ -250,7 +250,7 @@ def _parquet_rows(path: Path, columns: Sequence[str], lists: Collection[str], re
     try:
         arrow, parquet = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
     except ImportError as error:
-        raise DataError(f'{path}: Parquet needs pyarrow, which is not installed: pip install "xraygpt[parquet]"') from error
+        raise DataError(f"{path}: Parquet needs pyarrow, which is not installed: make install-extras EXTRAS=parquet") from error
     line = 0
     try:
         with parquet.ParquetFile(path) as file:

@@ -37,7 +37,7 @@ from xraygpt.evaluation.model_scores.weights import (
     require_package,
 )
 
-INSTALL = 'pip install "xraygpt[bertscore]"'
+INSTALL = "make install-extras EXTRAS=bertscore"
 SOURCE = (
     "Put the encoder there as Hugging Face publishes it (config.json, model.safetensors or pytorch_model.bin, the tokenizer): "
     "`hf download distilbert/distilroberta-base --local-dir …`."

@@ -37,7 +37,7 @@ POSITIVE_CLASSES = {"negative": (POSITIVE,), "positive": (POSITIVE, UNCERTAIN)}
 MAX_TOKENS = 512
 TEXTS_PER_BATCH = 32
 CHECKPOINT = "chexbert.pth"
-INSTALL = "pip install transformers"
+INSTALL = "make install-runtime"
 SOURCE = (
     f"The folder must hold {CHECKPOINT} (linked in the README of https://github.com/stanfordmlgroup/CheXbert) and the config.json and "
     "vocab.txt of bert-base-uncased: `hf download google-bert/bert-base-uncased config.json vocab.txt --local-dir …`."

@@ -19,7 +19,7 @@ import numpy as np
 
 from xraygpt.common.checkpoint_guard import check_weights_file
 from xraygpt.common.errors import CheckpointError
-from xraygpt.common.files import write_json
+from xraygpt.common.files import make_folder, write_json
 from xraygpt.common.model_folder import (
     CONFIG,
     TOKENIZER_CONFIG,
@@ -46,7 +46,7 @@ VARIANTS = ("modern-radgraph-xl", "radgraph-xl", "radgraph")
 
 ENCODER = "encoder"
 """Folder, inside that of the weights, of the encoder's configuration and tokenizer."""
-INSTALL = 'pip install "xraygpt[radgraph]"'
+INSTALL = "make install-extras EXTRAS=radgraph"
 SOURCE = (
     "The folder must hold the content of radgraph-xl.tar.gz (or another variant) of huggingface.co/StanfordAIMI/RRG_scorers: config.json, "
     f"vocabulary/, weights.th; and in {ENCODER}/ the config.json and the tokenizer of the encoder that its config.json calls model_name."
@@ -142,7 +142,7 @@ def _offline_copy(folder: Path, copy: Path) -> None:
     shutil.copytree(folder / "vocabulary", copy / "vocabulary")
     write_json(copy / "config.json", config)
     (copy / "weights.th").symlink_to(folder / "weights.th")
-    (copy / ENCODER).mkdir()
+    make_folder(copy / ENCODER)
     changed = {CONFIG: clean_config(folder / ENCODER)}
     if (folder / ENCODER / TOKENIZER_CONFIG).exists():
         changed[TOKENIZER_CONFIG] = read_json(folder / ENCODER / TOKENIZER_CONFIG) | tokenizer_options(folder / ENCODER)
