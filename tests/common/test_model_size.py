@@ -36,8 +36,8 @@ def test_too_many_modules_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_other_threads_are_not_counted() -> None:
     with counted(10, Path("config.json"), "the most."):
-        other = Thread(target=lambda: made.append(nn.Linear(100, 100)))
         made: list[nn.Module] = []
+        other = Thread(target=lambda: made.append(nn.Linear(100, 100)))
         other.start()
         other.join()
     assert made

@@ -151,7 +151,7 @@ def misshapen_parameter(folder: Path) -> None:
         (unknown_model_type, "config.json cannot be used: .*nonesuch"),
         (without_weights, "no weights .*model.safetensors.*model.llm_from_scratch=True"),
         (truncated, "cannot be loaded. They may be git-LFS pointers or incomplete downloads"),
-        (lfs_pointer, "cannot be loaded. They may be git-LFS pointers or incomplete downloads"),
+        (lfs_pointer, "is a git-LFS pointer of 63 bytes, not the weights"),
         (malicious_bin, "pytorch_model.bin is refused: .* could run code"),
         (missing_parameter, "1 parameters are missing or misshapen.*model.norm.weight"),
         (misshapen_parameter, "1 parameters are missing or misshapen.*model.norm.weight"),

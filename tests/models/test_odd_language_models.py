@@ -1,6 +1,7 @@
 """Folders of language models that are damaged, odd or hostile end in a model or in one line that says what is wrong."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from xraygpt.common.errors import CheckpointError
-from xraygpt.models.language_model import load_language_model, load_tokenizer
+from xraygpt.models.language_model import load_language_model, load_tokenizer, read_config
 
 CONFIG, TOKENIZER, TOKENIZER_CONFIG, INDEX = "config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"
 
@@ -83,14 +84,15 @@ MODELS: dict[str, tuple[Change, str]] = {
     "no model type": (config(hidden_size=32), "model_type is None, expected the name"),
     "a model type of another type": (sets(model_type=["llama"]), r"model_type is \['llama'\], expected the name"),
     "an unknown model type": (sets(model_type="nonesuch"), "model type `nonesuch`"),
+    "a model type that colours the terminal": (sets(model_type="\x1b[31mred"), r"model type `\\x1b\[31mred`"),
     "a list": (writes(CONFIG, "[1, 2]"), "expected a JSON object, got a list"),
     "deep": (writes(CONFIG, nested(100)), "nested more than 16 deep"),
     "very deep": (writes(CONFIG, nested(5000)), "not valid JSON"),
     "not UTF-8": (writes(CONFIG, b"\xff\xfe{}"), "not valid JSON in UTF-8"),
-    "NaN": (writes(CONFIG, '{"model_type": "llama", "rms_norm_eps": NaN}'), "NaN is not a value"),
+    "NaN": (writes(CONFIG, '{"model_type": "llama", "rms_norm_eps": NaN}'), "'rms_norm_eps' is NaN"),
     "long": (writes(CONFIG, " " * 2**20 + "{}"), r"has 1,048,578 bytes, and such files have at most 1,048,576"),
     "a folder in place of a file": (replaces(CONFIG, Path.mkdir), "There is no config.json"),
-    "a link to nowhere": (replaces(CONFIG, lambda path: path.symlink_to("nowhere")), "There is no config.json"),
+    "a link to nowhere": (replaces(CONFIG, lambda path: path.symlink_to("nowhere")), "cannot be read: No such file or directory"),
     "a large vocabulary": (sets(vocab_size=2_000_000_000), "more than 16,.* numbers, the most that its files of weights can hold"),
     "wide": (sets(hidden_size=2**20, intermediate_size=2**20), "more than 16,.* numbers"),
     "many layers": (sets(num_hidden_layers=10**6), "'num_hidden_layers' is 1000000, more than 1,000"),
@@ -108,7 +110,7 @@ MODELS: dict[str, tuple[Change, str]] = {
     "a method's name": (sets(get_text_config="x"), "cannot be used"),
     "weights cut off": (cuts("model.safetensors"), "incomplete downloads"),
     "weights of another type": (replaces("model.safetensors", Path.mkdir), "no weights"),
-    "a long header": (writes("model.safetensors", (2**40).to_bytes(8, "little") + b"{}"), "incomplete downloads"),
+    "a long header": (writes("model.safetensors", (2**40).to_bytes(8, "little") + b"{}"), "damaged or incomplete"),
     "a missing shard": (shards("a.safetensors", "b.safetensors"), "names 'b.safetensors', which is missing"),
     "an index of a list": (shards(weight_map=[]), "expected a weight_map"),
     "an index without metadata": (shards("a.safetensors", metadata=None), "expected an object 'metadata'"),
@@ -218,6 +220,11 @@ def test_paths_of_the_machine_that_saved_it_are_ignored(folder: Path, saved: Pat
     assert load_tokenizer(folder)("The heart.")["input_ids"] == load_tokenizer(saved)("The heart.")["input_ids"]
 
 
+def test_a_configuration_is_named_after_its_folder(folder: Path) -> None:
+    """transformers chooses the tokenizer of some models by it."""
+    assert read_config(folder).name_or_path == str(folder)
+
+
 def test_padding_is_never_beyond_the_vocabulary(folder: Path) -> None:
     """A padding token that was added to the tokenizer alone; its embedding would be looked up in training."""
     sets(TOKENIZER_CONFIG, pad_token="<new>")(folder)
@@ -243,6 +250,41 @@ def test_a_large_model_is_not_started_from_nothing(folder: Path) -> None:
         load_language_model(folder, from_scratch=True)
     with torch.device("meta"):  # parameters are counted without storage
         assert load_language_model(folder, from_scratch=True).lm_head.weight.numel() == 2**35
+
+
+def test_counting_does_not_touch_the_random_numbers(tiny_llm: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    expected = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tiny_llm)).state_dict()
+    torch.manual_seed(0)
+    found = load_language_model(tiny_llm, from_scratch=True).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_folder_that_is_missing_or_a_file(folder: Path) -> None:
+    for path in (folder / "nowhere", folder / CONFIG):
+        with pytest.raises(CheckpointError, match=str(path)):
+            load_language_model(path)
+        with pytest.raises(CheckpointError, match=str(path)):
+            load_tokenizer(path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read(folder: Path) -> None:
+    folder.chmod(0)
+    try:
+        with pytest.raises(CheckpointError, match="cannot be read: Permission denied"):
+            load_language_model(folder)
+    finally:
+        folder.chmod(0o700)
+
+
+def test_quantised_weights_without_the_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets(quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})(folder)
+    monkeypatch.setattr("xraygpt.models.language_model.find_spec", lambda name: None)
+    with pytest.raises(CheckpointError, match="need bitsandbytes: make install-extras EXTRAS=quant"):
+        load_language_model(folder)
 
 
 def test_weights_in_4_bits_load(folder: Path) -> None:

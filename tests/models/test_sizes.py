@@ -62,7 +62,18 @@ def other_folder(llm: Path, to: Path, **changes: Any) -> Path:
     return to
 
 
-@pytest.mark.parametrize("changes", [{"model_type": "gpt2"}, {"hidden_size": None}, {"quantization_config": {"load_in_8bit": True}}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_type": "gpt2"},
+        {"hidden_size": None},
+        {"quantization_config": {"load_in_8bit": True}},
+        {"num_attention_heads": 0},
+        {"vocab_size": "x"},
+        {"vocab_size": -1},
+        {"num_hidden_layers": 10**6},
+    ],
+)
 def test_of_other_language_models_no_size_is_guessed(tiny_llm: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     assert LlmSize.read(other_folder(tiny_llm, tmp_path, **changes)) is None
     assert LlmSize.read(tmp_path / "nowhere") is None

@@ -6,7 +6,6 @@ folders carry and nobody needs (`auto_map`, the attention implementation) is lef
 transformers is given.
 """
 
-import json
 import re
 import stat
 import tempfile
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from xraygpt.common.errors import CheckpointError, XrayGPTError, first_line
-from xraygpt.common.files import write_json
+from xraygpt.common.files import read_small_json, write_json
 from xraygpt.common.offline import require_offline
+from xraygpt.common.printable import printable_line
 
 CONFIG = "config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -112,6 +112,7 @@ def _message(error: BaseException) -> str:
     """One line; with the second where the first only announces it, as in "Validation error for field 'hidden_size':"."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     text = " ".join(lines[: 1 + lines[0].endswith(":")])
+    text = printable_line(text)
     return text if len(text) <= 300 else f"{text[:300]}…"
 
 
@@ -123,25 +124,23 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     _check_file(path)
     try:
-        content = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_constant)
-    except (OSError, ValueError, RecursionError) as error:
+        content = read_small_json(path, max_bytes=_limit(path))
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be used: it is not valid JSON in UTF-8 ({first_line(error)}).") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} cannot be used: expected a JSON object, got a {type(content).__name__}.")
-    for _ in _items(content, path):
-        pass
+    if odd := [key for key, value in _items(content, path) if value != value]:
+        raise CheckpointError(f"{path} cannot be used: {_shown(odd[0])} is NaN, expected a number.")
     return content
 
 
-def _constant(name: str) -> float:
-    if name == "NaN":
-        raise ValueError("NaN is not a value of JSON")
-    return float(name)
+def _limit(path: Path) -> int:
+    return MAX_BYTES.get(path.name, MAX_OTHER_BYTES)
 
 
 def _check_file(path: Path) -> None:
     """Raise CheckpointError unless it is a file, directly or through a link, of a size that such files have."""
-    limit = MAX_BYTES.get(path.name, MAX_OTHER_BYTES)
+    limit = _limit(path)
     try:
         found = path.stat()
     except OSError as error:
@@ -183,17 +182,24 @@ def check_folder(folder: Path) -> None:
             file asks for what is refused.
     """
     require_offline()
-    for path in [*folder.iterdir(), *(folder / "additional_chat_templates").glob("*")]:
-        if path.name in ("adapter_config.json", "custom_generate"):
-            raise CheckpointError(f"{path} is refused: adapters and code are not loaded. Merge the adapter into the weights, or remove it.")
-        if _DISTRIBUTED.match(path.name):
-            raise CheckpointError(f"{path} is part of a distributed checkpoint. Save the model with save_pretrained, as model.safetensors.")
-        if path.suffix in _READ_AS_TEXT and not path.is_dir():
-            _check_file(path)
-    tokenizer_options(folder)
-    for name in INDEXES:
-        if (folder / name).exists():
-            _shards(folder, name)
+    try:
+        for path in [*folder.iterdir(), *(folder / "additional_chat_templates").glob("*")]:
+            _check_entry(path)
+        tokenizer_options(folder)
+        for name in INDEXES:
+            if (folder / name).exists():
+                _shards(folder, name)
+    except OSError as error:
+        raise CheckpointError(f"{folder.absolute()} cannot be read: {error.strerror}.") from error
+
+
+def _check_entry(path: Path) -> None:
+    if path.name in ("adapter_config.json", "custom_generate"):
+        raise CheckpointError(f"{path} is refused: adapters and code are not loaded. Merge the adapter into the weights, or remove it.")
+    if _DISTRIBUTED.match(path.name):
+        raise CheckpointError(f"{path} is part of a distributed checkpoint. Save the model with save_pretrained, as model.safetensors.")
+    if path.suffix in _READ_AS_TEXT and not path.is_dir():
+        _check_file(path)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -213,13 +219,13 @@ def _shards(folder: Path, name: str) -> list[Path]:
     names = index.get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(value, str) for value in names.values()):
         raise CheckpointError(f"{folder / name} cannot be used: expected a weight_map of parameters to the names of files.")
-    if not isinstance(index.get("metadata"), dict):
-        raise CheckpointError(f"{folder / name} cannot be used: expected an object 'metadata'.")
     for shard in (shards := sorted(set(names.values()))):
         if not _is_plain_name(shard):
             raise CheckpointError(f"{folder / name} is refused: it names {_shown(shard)}, which is not a file of the folder.")
         if not (folder / shard).is_file():
             raise CheckpointError(f"{folder / name} names {_shown(shard)}, which is missing. Fetch all files of the folder.")
+    if not isinstance(index.get("metadata"), dict):
+        raise CheckpointError(f"{folder / name} cannot be used: expected an object 'metadata'.")
     return [folder / shard for shard in shards]
 
 
@@ -258,12 +264,17 @@ def clean_config(folder: Path) -> dict[str, Any]:
     return content
 
 
-def check_implementation(config: Any, path: Path) -> None:
-    """Raise CheckpointError if transformers' configuration, or a part of it, names an implementation that could be loaded as a kernel."""
+def accept_config(config: Any, folder: Path) -> None:
+    """Check the configuration that transformers made of the copy (`checked_config`), and name it after its own folder.
+
+    Raises:
+        CheckpointError: it, or a part of it, chooses an implementation that could be loaded as a kernel.
+    """
+    config.name_or_path = str(folder)
     for part in [config, *(getattr(config, name, None) for name in type(config).sub_configs)]:
         names = [getattr(part, f"_{kind}_implementation", None) for kind in ("attn", "experts")]
         if foreign := [name for name in names if name not in _IMPLEMENTATIONS]:
-            raise CheckpointError(f"{path} is refused: it chooses the implementation {_shown(foreign[0])}.")
+            raise CheckpointError(f"{folder / CONFIG} is refused: it chooses the implementation {_shown(foreign[0])}.")
 
 
 def _without(content: Any, keys: set[str]) -> Any:

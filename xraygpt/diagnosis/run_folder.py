@@ -9,6 +9,7 @@ from xraygpt.common.checkpoint import load_checkpoint
 from xraygpt.common.checkpoint_folder import CheckpointFolder, Entry, damage_of
 from xraygpt.common.errors import CheckpointError
 from xraygpt.common.files import read_small_json
+from xraygpt.common.model_folder import CONFIG, read_json
 from xraygpt.diagnosis.weights_file import describe_file, describe_parts
 
 _LAST_BYTES = 1 << 16  # enough of log.txt for its last line
@@ -102,17 +103,11 @@ def _describe_language_model(folder: Path) -> dict[str, Any]:
     parameters: dict[str, Tensor] = {}
     for file in files:
         parameters |= {name: value for name, value in load_checkpoint(file, mmap=True).items() if isinstance(value, Tensor)}
-    try:
-        config = read_small_json(folder / "config.json")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / 'config.json'} is damaged, it is no JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{folder / 'config.json'} must hold a JSON object, not a {type(config).__name__}.")
     return {
         "folder": str(folder),
         "kind": "language model" if files else "language model without weights (for model.llm_from_scratch)",
         "files": [file.name for file in files],
         "bytes": sum(file.stat().st_size for file in files),
         "parts": describe_parts(parameters),
-        "config": config,
+        "config": read_json(folder / CONFIG),
     }

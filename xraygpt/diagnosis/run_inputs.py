@@ -9,14 +9,14 @@ import xraygpt.runners  # noqa: F401  registers the runner that a configuration 
 from xraygpt.common.checkpoint import load_checkpoint, model_state
 from xraygpt.common.config import Config, builder_name
 from xraygpt.common.errors import CheckpointError, DataError, RegistryError
-from xraygpt.common.files import read_small_json
+from xraygpt.common.model_folder import CONFIG, WEIGHT_FILES, read_json, weight_files
 from xraygpt.common.registry import registry
 from xraygpt.common.schema import paths_of
 from xraygpt.conversation.prompts import load_prompts
 from xraygpt.datasets.builders import BaseDatasetBuilder
 from xraygpt.datasets.dataloaders import evenly_spaced
 from xraygpt.diagnosis.finding import FAIL, OK, WARN, Finding, examine, size
-from xraygpt.models.language_model import WEIGHT_FILES, load_tokenizer
+from xraygpt.models.language_model import load_tokenizer
 from xraygpt.models.sequence import tokenize
 from xraygpt.tasks import setup_task
 
@@ -134,7 +134,7 @@ def check_tokenizer(cfg: Config) -> Iterator[Finding]:
         decoded = str(tokenizer.decode(tokenize(tokenizer, text), skip_special_tokens=True)).strip()
         if decoded != text.strip():
             problems.append(f"{text!r} comes back as {decoded!r}")
-    vocabulary = _read_json(folder / "config.json").get("vocab_size", len(tokenizer))
+    vocabulary = read_json(folder / CONFIG).get("vocab_size", len(tokenizer))
     if len(tokenizer) > vocabulary:
         problems.append(f"it has {len(tokenizer)} tokens, the language model {vocabulary} (config.json)")
     advice = "Tokenizer and model do not belong together, or the end symbol is foreign to it: use the folder as it was published."
@@ -161,8 +161,8 @@ def check_language_model(cfg: Config) -> Iterator[Finding]:
     if main is None:
         yield Finding(FAIL, "language model", f"{folder} holds no weights ({', '.join(WEIGHT_FILES)})", again)
         return
-    index = _read_json(main).get("weight_map", {}) if main.suffix == ".json" else {}
-    files = sorted({folder / name for name in index.values()}) or [main]
+    files = weight_files(folder)
+    index = read_json(main)["weight_map"] if main.suffix == ".json" else {}
     names, problems = set[str](), []
     for file in files:
         try:
@@ -183,17 +183,6 @@ def _language_model_folder(cfg: Config) -> Path | None:
     name = cfg.model_cfg.get("llama_model")
     folder = Path(name).expanduser() if name else None
     return folder if folder is not None and folder.exists() else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; CheckpointError if it is none."""
-    try:
-        value = read_small_json(path)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}. Fetch the folder again.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, not a {type(value).__name__}. Fetch the folder again.")
-    return value
 
 
 def check_prompts(cfg: Config) -> Iterator[Finding]:

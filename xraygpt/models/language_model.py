@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from xraygpt.common.checkpoint import load_checkpoint
+from xraygpt.common.checkpoint_guard import check_weights_file
 from xraygpt.common.errors import CheckpointError
 from xraygpt.common.model_folder import (
     CONFIG,
     WEIGHT_FILES,
+    accept_config,
     check_folder,
-    check_implementation,
     checked_config,
     library_errors,
     tokenizer_options,
@@ -61,7 +61,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise CheckpointError(f"{folder} holds a {type(tokenizer).__name__} in place of a tokenizer.")
         _check_special_tokens(tokenizer, folder, getattr(options.get("config"), "vocab_size", None))
-        tokenizer("The heart is normal.")
+        tokenizer("The heart is normal.")  # some fail at their first text only
     return tokenizer
 
 
@@ -90,8 +90,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
     say = f"{folder.absolute() / CONFIG} cannot be used"
     with checked_config(folder) as checked, library_errors(say):
         config = AutoConfig.from_pretrained(checked, **_LOCAL)
-    check_implementation(config, folder / CONFIG)
-    config.name_or_path = str(folder)
+        accept_config(config, folder)
     return config
 
 
@@ -112,20 +111,24 @@ def load_language_model(folder: str | Path, *, from_scratch: bool = False) -> Pr
     from transformers import AutoModelForCausalLM, GenerationConfig  # seconds, like timm
 
     folder = Path(folder).expanduser()
+    check_folder(folder)
     if not (folder / CONFIG).is_file():
         raise CheckpointError(f"There is no config.json in {folder.absolute()}: expected a language model folder as transformers saves it.")
-    check_folder(folder)
-    config, files = read_config(folder), weight_files(folder)
-    _check_size(config, folder, [] if from_scratch else files)
+    config = read_config(folder)
     if from_scratch:
+        _check_size(config, folder, [])
         with library_errors(f"{folder.absolute() / CONFIG} cannot be used"):
             return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    files = weight_files(folder)
     if not files:
         raise CheckpointError(
             f"{folder.absolute()} has a config.json but no weights ({', '.join(WEIGHT_FILES)}). "
             "Put them there, or set model.llm_from_scratch=True to train a new language model of that size."
         )
-    if "quantization_config" in config and find_spec("bitsandbytes") is None:
+    for path in files:
+        check_weights_file(path)
+    _check_size(config, folder, files)
+    if getattr(config, "quantization_config", None) is not None and find_spec("bitsandbytes") is None:
         raise CheckpointError(f"The weights in {folder.absolute()} are quantised, and need bitsandbytes: make install-extras EXTRAS=quant.")
     # Sizes that do not match are let pass there, to be named below. The folder's generation_config.json is not read.
     options: dict[str, Any] = {"dtype": "auto", "ignore_mismatched_sizes": True, "generation_config": GenerationConfig(), **_LOCAL}
@@ -133,9 +136,6 @@ def load_language_model(folder: str | Path, *, from_scratch: bool = False) -> Pr
         f"The weights in {folder.absolute()} cannot be loaded. They may be git-LFS pointers or incomplete downloads: "
         "compare their sizes with those published. transformers says"
     ):
-        for path in files:
-            if path.suffix != ".safetensors":
-                load_checkpoint(path, mmap=True)  # refuses pickles and what expands, before transformers reads it
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, output_loading_info=True, **options)
     model, report = loaded
     wrong = [key for kind in ("missing_keys", "mismatched_keys") for key in report[kind]]
@@ -153,8 +153,8 @@ def _check_size(config: PreTrainedConfig, folder: Path, files: list[Path]) -> No
     source = folder.absolute() / CONFIG
     if files:
         limit = numbers_in(files)
-        allowed = "the most that its files of weights can hold. They may be git-LFS pointers or incomplete: compare their sizes."
-    elif nn.Linear(1, 1).weight.is_meta:  # no storage is wanted, as when parameters are counted
+        allowed = "the most that its files of weights can hold."
+    elif nn.LayerNorm(1).weight.is_meta:  # no storage is wanted, as when parameters are counted; a norm draws no random numbers
         limit, allowed = MAX_NUMBERS, "the most that is counted."
     else:
         limit, allowed = MAX_NEW_NUMBERS, "the most that may start from random weights. Give a folder with weights."

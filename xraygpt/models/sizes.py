@@ -6,11 +6,12 @@ counts equal to those of the built model.
 `P` patches + class token, `Q` query tokens, `D_v`, `D_q`, `D_l` widths of ViT, Q-Former and language model.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xraygpt.common.errors import CheckpointError
+from xraygpt.common.model_folder import clean_config
 from xraygpt.models.blip2 import QFormerSize, VitSize
 
 LLAMA_SHAPED = ("llama", "mistral")
@@ -41,11 +42,11 @@ class LlmSize:
         if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
             return None
         try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            config = clean_config(folder)
             if config["model_type"] not in LLAMA_SHAPED or "quantization_config" in config:
                 return None
             width, heads = config["hidden_size"], config["num_attention_heads"]
-            return cls(
+            size = cls(
                 vocab_size=config["vocab_size"],
                 hidden_size=width,
                 intermediate_size=config["intermediate_size"],
@@ -57,8 +58,9 @@ class LlmSize:
                 attention_bias=bool(config.get("attention_bias", False)),
                 mlp_bias=bool(config.get("mlp_bias", False)),
             )
-        except (OSError, ValueError, KeyError, TypeError):  # building the model says what is wrong with the file
+        except (CheckpointError, KeyError, TypeError, ZeroDivisionError):  # building the model says what is wrong with the file
             return None
+        return size if all(isinstance(value, bool) or (isinstance(value, int) and value > 0) for value in vars(size).values()) else None
 
     @property
     def layer_matrices(self) -> int:

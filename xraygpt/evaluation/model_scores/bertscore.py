@@ -18,8 +18,8 @@ from xraygpt.common.checkpoint_guard import check_weights_file
 from xraygpt.common.errors import CheckpointError
 from xraygpt.common.model_folder import (
     CONFIG,
+    accept_config,
     check_folder,
-    check_implementation,
     checked_config,
     read_json,
     tokenizer_options,
@@ -92,7 +92,7 @@ def load_encoder(folder: Path, content: str) -> Encoder:
     check_folder(folder)
     with reading(folder), checked_config(folder) as checked:
         config = AutoConfig.from_pretrained(checked, **local)
-        check_implementation(config, folder / CONFIG)
+        accept_config(config, folder)
         if config.is_encoder_decoder:
             raise CheckpointError(f"{folder} holds a {config.model_type}, an encoder with a decoder. Expected an encoder such as BERT.")
         if type(config) not in MODEL_FOR_MASKED_LM_MAPPING and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from xraygpt.common.checkpoint_guard import check_weights_file
 from xraygpt.common.errors import CheckpointError
-from xraygpt.common.model_folder import CONFIG, check_folder, check_implementation, checked_config, tokenizer_options
+from xraygpt.common.model_folder import CONFIG, accept_config, check_folder, checked_config, tokenizer_options
 from xraygpt.common.model_size import counted, numbers_in
 from xraygpt.common.tensor_checks import require_finite
 from xraygpt.evaluation.finding_rules import CHEXPERT_5
@@ -140,7 +140,7 @@ def load_labeller(folder: Path, content: str) -> Labeller:
     check_folder(folder)
     with reading(folder), checked_config(folder) as checked:
         config = BertConfig.from_pretrained(checked, local_files_only=True)
-        check_implementation(config, folder / CONFIG)
+        accept_config(config, folder)
         tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True, **tokenizer_options(folder))
         heads = nn.ModuleList(nn.Linear(config.hidden_size, 2 if name == "No Finding" else 4) for name in OBSERVATIONS)
         check_weights_file(folder / CHECKPOINT)

@@ -23,8 +23,8 @@ from xraygpt.common.files import make_folder, write_json
 from xraygpt.common.model_folder import (
     CONFIG,
     TOKENIZER_CONFIG,
+    accept_config,
     check_folder,
-    check_implementation,
     clean_config,
     read_json,
     tokenizer_options,
@@ -116,7 +116,7 @@ def load_reader(folder: Path, content: str) -> Reader:
         check_weights_file(folder / "weights.th")
         _offline_copy(folder, Path(cache) / variant)
         config = AutoConfig.from_pretrained(Path(cache) / variant / ENCODER, local_files_only=True, trust_remote_code=False)
-        check_implementation(config, encoder / CONFIG)
+        accept_config(config, encoder)
         with counted(numbers_in([folder / "weights.th"]), encoder / CONFIG, "the most that weights.th can hold."):
             AutoModel.from_config(config, trust_remote_code=False)
         model = package.RadGraph(model_type=variant, model_cache_dir=cache)
