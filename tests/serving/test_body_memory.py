@@ -3,6 +3,7 @@
 import asyncio
 import random
 
+from tests.serving.loops import run_async
 from xraygpt.serving.body_memory import BodyMemory
 
 FULL = 100
@@ -16,7 +17,7 @@ def test_a_body_of_which_nothing_comes_holds_nothing() -> None:
         with memory.share() as share:
             await asyncio.wait_for(share.grow(FULL), 1)
 
-    asyncio.run(run())
+    run_async(run())
 
 
 def test_bodies_that_come_together_stay_within_the_room_and_all_end() -> None:
@@ -37,7 +38,7 @@ def test_bodies_that_come_together_stay_within_the_room_and_all_end() -> None:
         await asyncio.wait_for(asyncio.gather(*(receive(memory, random.Random(seed)) for seed in range(20))), 20)
         assert memory.free == 2 * FULL
 
-    asyncio.run(run())
+    run_async(run())
     assert 2 * FULL < largest <= 4 * FULL
 
 
@@ -53,4 +54,4 @@ def test_a_body_that_is_given_up_gives_its_room_back() -> None:
         with memory.share() as second:
             await asyncio.wait_for(second.grow(FULL), 1)
 
-    asyncio.run(run())
+    run_async(run())

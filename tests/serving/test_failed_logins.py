@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tests.serving.loops import run_async
 from tests.serving.made_api import CHAT, MarkModel, RunningServer, api_server, body, page_server
 from xraygpt.serving.failed_logins import FailedLogins, TooManyFailures, client_network
 
@@ -114,9 +115,9 @@ def test_what_is_remembered_is_bounded_in_number_and_time(caplog: pytest.LogCapt
             await logins.wait(f"192.0.2.{host}")
 
     with caplog.at_level(logging.WARNING):
-        asyncio.run(fail(1, 1, 2, 3, 1))  # the third address takes the place of the first
+        run_async(fail(1, 1, 2, 3, 1))  # the third address takes the place of the first
         now = 61.0
-        asyncio.run(fail(3))
+        run_async(fail(3))
     assert [message.split("192.0.2.")[1] for message in caplog.messages] == [
         "1, number 1.",
         "1, number 2.",
@@ -134,7 +135,7 @@ def test_answers_that_are_held_back_are_bounded_in_all() -> None:
         return await asyncio.gather(*(logins.wait(f"192.0.2.{host}") for host in range(5)), return_exceptions=True)
 
     for _ in range(2):  # those that were held back give their places back
-        outcomes = asyncio.run(run())
+        outcomes = run_async(run())
         assert outcomes[:3] == [None] * 3
         assert all(isinstance(outcome, TooManyFailures) for outcome in outcomes[3:])
 
