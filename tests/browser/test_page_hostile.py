@@ -6,10 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from pydicom.encaps import encapsulate
+from pydicom.pixels.decoders.base import Decoder
+from pydicom.uid import JPEG2000Lossless
 
 from tests.browser.conftest import Serve
 from tests.browser.steps import SENTENCE, upload, write_report
+from tests.processors.made_dicom import box, dicom, j2k_stream, jp2
 from tests.serving.made_page import LOGIN, USERS
 
 pytestmark = pytest.mark.slow
@@ -142,6 +147,20 @@ def test_logging_out_forgets_the_conversation(serve: Serve, context: Any, film: 
     tab.wait_for_selector("input[type=password]")
     tab.goto(address)
     assert tab.url.endswith("/login")
+
+
+def test_an_image_that_is_larger_than_its_header_says_is_not_decoded(
+    serve: Serve, context: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Decoder, "as_array", lambda *_, **__: pytest.fail("decoded"))
+    large, decoy = {"columns": 100, "rows": 100}, box(b"uuid", bytes(16) + j2k_stream())
+    frame = encapsulate([jp2(j2k_stream(**large), **large, before=decoy)])
+    film = dicom(np.zeros((32, 48), np.uint16), PixelData=frame, TransferSyntaxUID=JPEG2000Lossless)
+    (tmp_path / "film.dcm").write_bytes(film.getvalue())
+    tab = log_in(context, serve(login=LOGIN, public_names=["reports.localhost"]).replace("127.0.0.1", "reports.localhost"))
+    tab.set_input_files("#xg-upload input[type=file]", tmp_path / "film.dcm")
+    tab.wait_for_selector("text=the compressed image is of 100 x 100 pixels")
+    assert not tab.is_visible(".xg-film")
 
 
 def test_a_logged_in_browser_names_no_file_of_the_server(serve: Serve, context: Any, film: Path) -> None:
