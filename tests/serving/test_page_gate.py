@@ -1,5 +1,6 @@
 """The page as it is served, and what somebody with bad intentions can send it: paths, other people's tabs, routes, logins."""
 
+import http.client
 import os
 import threading
 import time
@@ -108,6 +109,21 @@ def test_routes_that_the_page_does_not_need_are_closed(address: str, guarded: st
         assert reader.request(method, path, json={}).status_code == 404
 
 
+@pytest.mark.parametrize("path", ["/assets/../config", "/static/..%2f..%2fconfig", "/assets/%2e%2e/%2e%2e/x", "/static//etc/hostname"])
+def test_static_files_are_those_of_the_page(address: str, path: str) -> None:
+    cookie = "; ".join(f"{name}={value}" for name, value in Reader(address).cookies.items())
+    connection = http.client.HTTPConnection(address.removeprefix("http://"))  # which sends the path as it is
+    connection.request("GET", path, headers={"Cookie": cookie})
+    assert connection.getresponse().status in (403, 404)
+
+
+def test_no_header_moves_the_pages_scripts_to_another_host(address: str) -> None:
+    reader = Reader(address)
+    names = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "gopher", "X-Gradio-Server": "https://evil.example"}
+    assert "evil.example" not in reader.get("/", headers=names).text
+    assert "evil.example" not in reader.get("/config", headers=names).text
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -202,7 +218,8 @@ def test_without_a_session_nothing_answers_but_login_and_health(guarded: str) ->
         login = client.get("/login")
         assert RESEARCH_NOTICE in login.text
         assert "assets" not in login.text
-        assert client.get("/v1/models").status_code == 404  # this program has no API
+        for path in ("/v1/models", "/metrics", "/healthz"):  # this program has no API
+            assert client.get(path).status_code == 401
 
 
 def test_a_login_and_a_logout(guarded: str) -> None:

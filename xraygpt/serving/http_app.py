@@ -4,7 +4,7 @@ From the outside in: `HttpGuard` (names, other sites, headers), `PageGate` (logi
 routes and gradio.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 import gradio as gr
@@ -50,12 +50,12 @@ def build_app(
     if service:
         add_api_routes(app, service)
     if page:
-        _add_page(app, page, login)
+        _add_page(app, page, login, is_api=is_api_path if service else lambda path: False)
     app.add_middleware(HttpGuard, names=public_names, any_address=any_address)  # the last one added is the outermost
     return app
 
 
-def _add_page(app: FastAPI, page: Page, login: Login | None) -> None:
+def _add_page(app: FastAPI, page: Page, login: Login | None, is_api: Callable[[str], bool]) -> None:
     def end(session: Session) -> None:
         page.uploads.forget(session)
         page.workspaces.close_all_of(session)
@@ -68,4 +68,4 @@ def _add_page(app: FastAPI, page: Page, login: Login | None) -> None:
     gr.mount_gradio_app(app, page.blocks, path="/", auth_dependency=login_of, **PAGE_OPTIONS)
     # Only `launch` says so by itself. Until both are set, gradio takes any path that a client names for one that the page gave out.
     page.blocks.has_launched = page.blocks.is_running = True
-    app.add_middleware(PageGate, sessions=Sessions(end), uploads=page.uploads, login=login, is_api=is_api_path)
+    app.add_middleware(PageGate, sessions=Sessions(end), uploads=page.uploads, login=login, is_api=is_api)

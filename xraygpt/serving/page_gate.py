@@ -30,7 +30,9 @@ _LOGIN_PAGE = (Path(__file__).parent / "assets" / "login.html").read_text(encodi
 _TAB = "[A-Za-z0-9]{1,32}"
 _TAB_NAME = re.compile(_TAB)
 _HEARTBEAT = re.compile(f"/gradio_api/heartbeat/({_TAB})")
-_STATIC = re.compile(r"/(?:assets|static)/.+|/theme\.css|/favicon\.ico|/config")
+_STATIC = re.compile(r"/(?:assets|static)/(?!.*\.\.)[\w./-]+|/theme\.css|/favicon\.ico|/config")
+_NAMING_HEADERS = (b"x-forwarded-host", b"x-forwarded-proto", b"x-gradio-server")
+"""By which gradio would let a client say under which address the page finds its scripts. `Host` says it, which was checked."""
 _EVENTS = ("/gradio_api/queue/join", "/gradio_api/run/predict")
 _EVENT_KEYS = ("data", "event_data", "fn_index", "trigger_id", "session_hash")
 _BOUNCE = '<!doctype html><meta http-equiv="refresh" content="0; url=/"><a href="/">XrayGPT</a>'
@@ -129,6 +131,7 @@ class PageGate:
     async def _pass_on(self, request: Request, session: Session, send: Send) -> None:
         """Let gradio answer, if this is one of the requests that the page makes; 404 otherwise."""
         scope, receive = {**request.scope, "state": {**request.scope.get("state", {}), "session": session}}, request.receive
+        scope["headers"] = [(name, value) for name, value in scope["headers"] if name not in _NAMING_HEADERS]
         path = scope["path"]
         try:
             if request.method == "GET" and (heartbeat := _HEARTBEAT.fullmatch(path)):
