@@ -90,7 +90,7 @@ def open_page(args: argparse.Namespace) -> None:
     listening = server.listen("127.0.0.1", [args.port] if args.port is not None else range(7860, 7960))
     print(f"The page: http://127.0.0.1:{listening.getsockname()[1]}")
     print("Ctrl-C ends it.", flush=True)
-    server.ApiServer(app, page_queue=queue).run(sockets=[listening])
+    server.ApiServer(app, page_queue=queue, behind_proxy=bool(args.public_name)).run(sockets=[listening])
 
 
 def chat(args: argparse.Namespace) -> None:

@@ -173,6 +173,7 @@ def api_server(
     image_size: int = 0,
     http_limits: HttpLimits | None = None,
     failed_logins: FailedLogins | None = None,
+    behind_proxy: bool = False,
     **limits: Any,
 ) -> Iterator[RunningServer]:
     """Serve a model on a free port until the block ends; without an image size it sees the mean of each image."""
@@ -183,7 +184,9 @@ def api_server(
     write = BatchWriter(pipeline, threading.Lock()).write
     service = ApiService(QuestionReader(pipeline, limits=bounds), write, model_name="marks", limits=bounds, tokens=tokens)
     app = build_app(service=service)
-    server = RunningServer(app, service, host="127.0.0.1", port=0, http_limits=http_limits, failed_logins=failed_logins)
+    server = RunningServer(
+        app, service, host="127.0.0.1", port=0, http_limits=http_limits, failed_logins=failed_logins, behind_proxy=behind_proxy
+    )
     server.pipeline = pipeline
     with _running(server):
         try:

@@ -21,12 +21,14 @@ from xraygpt.serving.web_queue import PageQueue
 
 USERS = {"anna": "a-long-password", "bela": "another-long-password"}
 LOGIN = password_login(USERS)
+SETTINGS = ["Most likely words", 4, 1, 0.9, 120, 0]
+"""The values of the controls."""
 
 
 @contextmanager
-def running(app: Any, queue: PageQueue | None = None, service: Any = None) -> Iterator[str]:
+def running(app: Any, queue: PageQueue | None = None, *, behind_proxy: bool = False) -> Iterator[str]:
     """Serve an application on a free port until the block ends; yields its address."""
-    server = ApiServer(app, service, page_queue=queue)
+    server = ApiServer(app, page_queue=queue, behind_proxy=behind_proxy)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -48,7 +50,7 @@ def made_page(pipeline: Any = None, *, seconds_a_word: float = 0.0, **options: A
 @contextmanager
 def serving_page(page: Page | None = None, *, queue: PageQueue | None = None, **options: Any) -> Iterator[str]:
     """Serve a page; the options are those of `build_app`."""
-    with running(build_app(page=page or made_page(), **options), queue) as address:
+    with running(build_app(page=page or made_page(), **options), queue, behind_proxy="public_names" in options) as address:
         yield address
 
 
@@ -102,6 +104,14 @@ class Reader(httpx.Client):
 
     def open(self, content: bytes | None = None) -> list[dict[str, Any]]:
         """Send a file and start a conversation about it; returns what the server tells."""
-        number = self.upload(content or noise_png()).json()["upload"]
+        return self.claim(self.upload(content or noise_png()).json()["upload"])
+
+    def claim(self, number: Any) -> list[dict[str, Any]]:
+        """Start a conversation about a file that was sent; returns what the server tells."""
         assert self.event(self.number_of("upload", "xg-viewer"), details={"upload": number}, queue=True).status_code == 200
+        return self.listen()
+
+    def report(self) -> list[dict[str, Any]]:
+        """Let the report be written; returns what the server tells."""
+        assert self.event(self.number_of("click", "xg-report"), SETTINGS, queue=True).status_code == 200
         return self.listen()

@@ -38,7 +38,7 @@ def visitor() -> httpx.Client:
 @pytest.fixture
 def server() -> Iterator[RunningServer]:
     logins = FailedLogins(num_free=2, first_seconds=2, max_delayed_per_address=1)
-    with api_server(MarkModel(), tokens=[TOKEN], failed_logins=logins) as server:
+    with api_server(MarkModel(), tokens=[TOKEN], failed_logins=logins, behind_proxy=True) as server:
         yield server
 
 
@@ -76,7 +76,7 @@ def test_wrong_tokens_are_answered_later_and_the_right_one_at_once(
 def test_a_form_with_a_wrong_password_counts_too(caplog: pytest.LogCaptureFixture) -> None:
     async def login(request: Request) -> Response:
         password = parse_qs((await request.body()).decode())["password"]
-        return Response(status_code=200 if password == [TOKEN] else 400)
+        return Response(status_code=200 if password == [TOKEN] else 401)
 
     app = Starlette(routes=[Route("/login", login, methods=["POST"])])
     with (

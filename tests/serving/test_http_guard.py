@@ -19,6 +19,7 @@ FOREIGN = [
     {"Origin": "http://127.0.0.1.evil.example"},
     {"Sec-Fetch-Site": "cross-site"},
     {"Sec-Fetch-Site": "same-site"},
+    {"Origin": "http://x@127.0.0.1"},
 ]
 PAGE_ROUTES = [
     ("GET", "/config"),
@@ -52,7 +53,22 @@ def api(request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "10.0.0.1", "localhost.", "", "[::1", "a b", "x:99999"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "10.0.0.1",
+        "localhost.",
+        "",
+        "[::1",
+        "a b",
+        "x:99999",
+        "evil@localhost",
+        "localhost/x",
+        "localhost#x",
+    ],
+)
 def test_a_page_or_an_api_of_another_name_is_not_there(reader: Reader, api: httpx.Client, host: str) -> None:
     for client, path in ((reader, "/"), (reader, "/config"), (api, "/v1/models"), (api, "/healthz")):
         refused = client.get(path, headers={"Host": host})

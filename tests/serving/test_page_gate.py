@@ -1,22 +1,24 @@
 """The page as it is served, and what somebody with bad intentions can send it: paths, other people's tabs, routes, logins."""
 
 import http.client
+import json
 import os
+import stat
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.serving.made_page import LOGIN, USERS, Reader, made_page, noise_png, serving_page
+from tests.serving.made_page import LOGIN, SETTINGS, USERS, Reader, made_page, noise_png, serving_page
 from tests.serving.made_session import MadeSession
-from xraygpt.serving import page_sessions
+from xraygpt.serving import http_app, page_gate, page_sessions
 from xraygpt.serving.http_app import build_app
-from xraygpt.serving.page_sessions import Sessions
+from xraygpt.serving.page_sessions import Session, Sessions
 from xraygpt.serving.safety import RESEARCH_NOTICE
 
 GRADIO_ROUTES = [
@@ -133,18 +135,21 @@ def test_no_header_moves_the_pages_scripts_to_another_host(address: str) -> None
         {"session_hash": "x" * 40},
         {"fn_index": "0"},
         {"fn_index": [1]},
-        {"trigger_id": {}},
         {"data": {"a": 1}},
         {"data": [1] * 40},
         {"data": ["x" * 2**19]},
         {"event_data": [1]},
+        {"event_data": {"path": "x"}},
+        {"event_data": {"upload": 1, "meta": "x"}},
+        {"data": [1]},
+        {"fn_index": 10**6},
         {"event_data": {"upload": None, "deep": {"x": 1}}},
     ],
     ids=str,
 )
 def test_events_that_the_page_does_not_send(address: str, changes: dict[str, Any]) -> None:
     event = {"data": [], "event_data": None, "fn_index": 0, "trigger_id": 1, "session_hash": "tab1", **changes}
-    assert Reader(address).post("/gradio_api/queue/join", json=event).status_code == 400
+    assert Reader(address).post("/gradio_api/queue/join", json=event).status_code in (400, 413)
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b"[" * 100_000, b'{"data": [NaN]}', b"\xff"])
@@ -163,7 +168,7 @@ def test_events_with_values_that_the_page_does_not_have(
     address: str, capfd: pytest.CaptureFixture[str], event: str, part: str, details: Any
 ) -> None:
     reader = Reader(address)
-    settings = ["Most likely words", 4, 1, 0.9, 120, 0] if event == "save" else []
+    settings = SETTINGS if event == "save" else []
     answer = reader.event(reader.number_of(event, part), settings, details, queue=event == "look")
     told = answer.text if event != "look" else str(reader.listen())
     assert answer.status_code == 200
@@ -176,37 +181,24 @@ def test_events_with_values_that_the_page_does_not_have(
 def test_a_tab_name_opens_no_other_readers_tab(guarded: str) -> None:
     anna, bela = Reader(guarded, "anna"), Reader(guarded, "bela")
     assert "data:image" in str(anna.open())
-    settings = ["Most likely words", 4, 1, 0.9, 120, 0]
-    report = anna.number_of("click", "xg-report")
     for other in (bela, Reader(guarded, "anna")):  # another login, and another browser of the same one
         other.tab = anna.tab
-        other.event(report, settings, queue=True)
-        assert "Open a radiograph first" in str(other.listen())
-    heard: list[str] = []
-
-    def eavesdrop() -> None:
-        with suppress(httpx.TransportError), bela.stream("GET", "/gradio_api/queue/data", params={"session_hash": anna.tab}) as response:
-            for text in response.iter_text():
-                heard.append(text)
-
-    listening = threading.Thread(target=eavesdrop)
-    listening.start()
-    anna.event(report, settings, queue=True)
+        assert "Open a radiograph first" in str(other.report())
+    assert anna.event(anna.number_of("click", "xg-report"), SETTINGS, queue=True).status_code == 200
+    bela.event(bela.number_of("click", "xg-report"), SETTINGS, queue=True)
+    assert "cardiomegaly" not in str(bela.listen(anna.tab))
+    assert bela.get("/gradio_api/queue/data", params={"session_hash": anna.tab}).status_code == 404  # she has asked for nothing more
     assert "cardiomegaly" in str(anna.listen())
-    bela.event(report, settings, queue=True)  # whose own answer ends the listening
-    listening.join(20)
-    assert "Open a radiograph first" in str(heard)
-    assert "cardiomegaly" not in str(heard)
 
 
 def test_a_closed_tab_closes_no_other_readers_tab(guarded: str) -> None:
     anna, bela = Reader(guarded, "anna"), Reader(guarded, "bela")
     anna.open()
     with bela.stream("GET", f"/gradio_api/heartbeat/{anna.tab}") as heartbeat:
-        assert next(heartbeat.iter_lines()).startswith("data:")
+        lines = heartbeat.iter_lines()
+        assert next(lines).startswith("data:")
     time.sleep(0.5)
-    anna.event(anna.number_of("click", "xg-report"), ["Most likely words", 4, 1, 0.9, 120, 0], queue=True)
-    assert "cardiomegaly" in str(anna.listen())
+    assert "cardiomegaly" in str(anna.report())
 
 
 def test_without_a_session_nothing_answers_but_login_and_health(guarded: str) -> None:
@@ -242,7 +234,12 @@ def test_a_wrong_login(guarded: str, fields: dict[str, str]) -> None:
     assert "Wrong name or password" in answer.text
 
 
-def test_the_cookie_is_for_this_page_alone(guarded: str) -> None:
+def test_the_cookie_is_for_this_page_alone() -> None:
+    with serving_page(login=LOGIN, public_names=["reports.example"]) as guarded:
+        _check_cookies(guarded)
+
+
+def _check_cookies(guarded: str) -> None:
     answer = httpx.post(f"{guarded}/login", data={"username": "anna", "password": USERS["anna"]})
     cookie = answer.headers["set-cookie"]
     assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(cookie.split("; "))
@@ -261,21 +258,151 @@ def test_a_link_from_another_site_ends_no_session(address: str) -> None:
 
 def test_sessions_end_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_sessions, "MAX_SESSIONS", 2)
-    ended = []
+    ended: list[Session] = []
     sessions = Sessions(ended.append)
-    looked_in = sessions.start(None)
-    kept = sessions.start("anna")
+    looked_in, kept = sessions.start(None), sessions.start("anna")
     assert looked_in and kept
     assert sessions.find(kept[0]) is kept[1]
     new = sessions.start("bela")  # in the place of the one whose cookie never came back
     assert new
     assert sessions.find(new[0]) is new[1]
     assert sessions.find(looked_in[0]) is None
+    kept[1].num_streams = new[1].num_streams = 1  # their tabs are open: their work is not lost
     assert sessions.start("carl") is None
-    assert [sessions.find(wrong) for wrong in ("", None, kept[1].id)] == [None] * 3
+    kept[1].num_streams = 0
+    assert sessions.start("carl") is not None
+    assert [sessions.find(wrong) for wrong in ("", None, new[1].id)] == [None] * 3
     monkeypatch.setattr(page_sessions, "IDLE_SECONDS", -1.0)
-    assert sessions.find(kept[0]) is None
+    assert sessions.find(new[0]) is None
     assert ended == [looked_in[1], kept[1], new[1]]
+    assert all(session.has_ended for session in ended)
+
+
+def test_a_login_that_fills_the_server_with_sessions_ends_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_sessions, "MAX_SESSIONS_OF_LOGIN", 3)
+    ended: list[Session] = []
+    sessions = Sessions(ended.append)
+    bela = sessions.start("bela")
+    own = [sessions.start("anna") for _ in range(5)]
+    assert bela
+    assert sessions.find(bela[0]) is bela[1]
+    assert ended == [started[1] for started in own[:2] if started]
+
+
+def test_sessions_that_nobody_uses_end_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_app, "EXPIRY_SECONDS", 0.1)
+    page = made_page()
+    with serving_page(page, login=LOGIN) as address:
+        Reader(address, "anna").open()
+        assert len(page.workspaces) == 1
+        monkeypatch.setattr(page_sessions, "IDLE_SECONDS", 0.1)
+        wait_until(lambda: len(page.workspaces) == 0)
+
+
+def test_an_event_whose_body_comes_after_logout_is_not_done() -> None:
+    page = made_page()
+    with serving_page(page, login=LOGIN) as address:
+        reader = Reader(address, "anna")
+        number, log_out = reader.upload(noise_png()).json()["upload"], threading.Event()
+        event = {"data": [], "event_data": {"upload": number}, "fn_index": reader.number_of("upload", "xg-viewer"), "session_hash": "tab1"}
+        body = json.dumps(event).encode()
+
+        def slowly() -> Iterator[bytes]:
+            yield body[:10]
+            log_out.wait(5)
+            yield body[10:]
+
+        answers: list[httpx.Response] = []
+        sending = threading.Thread(target=lambda: answers.append(reader.post("/gradio_api/queue/join", content=slowly())))
+        sending.start()
+        time.sleep(0.3)
+        httpx.post(f"{address}/logout", cookies=dict(reader.cookies))
+        log_out.set()
+        sending.join()
+        assert answers[0].status_code == 401
+        assert len(page.workspaces) == 0
+
+
+@pytest.mark.parametrize("way", ["logout", "tab"])
+def test_nothing_that_was_to_be_told_stays(way: str) -> None:
+    """Neither to a reader who has logged out, nor to a tab that is closed without having listened."""
+    page = made_page(seconds_a_word=0.05)
+    with serving_page(page, login=LOGIN) as address:
+        reader = Reader(address, "anna")
+        reader.open()
+        with reader.stream("GET", f"/gradio_api/heartbeat/{reader.tab}") as heartbeat:
+            lines = heartbeat.iter_lines()
+            assert next(lines).startswith("data:")
+            assert reader.event(reader.number_of("click", "xg-report"), SETTINGS, queue=True).status_code == 200
+            time.sleep(0.3)  # it is being written
+            if way == "logout":
+                assert httpx.post(f"{address}/logout", cookies=dict(reader.cookies)).status_code == 303
+                assert "".join(lines) == ""  # the stream has ended
+        queue = page.blocks._queue
+        wait_until(lambda: not any((queue.pending_messages_per_session, queue.pending_event_ids_session, len(page.workspaces))))
+        time.sleep(0.5)  # what was being written adds nothing
+        assert dict(queue.pending_messages_per_session) == {}
+        assert list(page.blocks.app.state_holder.session_data) == []
+
+
+def test_a_tab_that_does_not_listen_is_told_no_more(guarded: str) -> None:
+    reader = Reader(guarded, "anna")
+    statuses = [reader.event(reader.number_of("click", "xg-report"), SETTINGS, queue=True).status_code for _ in range(6)]
+    assert statuses == [200] * 4 + [429] * 2
+    reader.listen()
+    assert "Open a radiograph" in str(reader.report())
+
+
+def test_functions_are_called_in_their_own_way_alone(guarded: str) -> None:
+    reader = Reader(guarded, "anna")
+    queued, direct = reader.number_of("click", "xg-report"), reader.number_of("fix", "xg-alerts")
+    assert reader.event(queued, SETTINGS, queue=False).status_code == 400
+    assert reader.event(direct, [], {"rotate": 90}, queue=True).status_code == 400
+
+
+def test_values_that_the_controls_do_not_have_reach_no_log(guarded: str, capfd: pytest.CaptureFixture[str]) -> None:
+    reader = Reader(guarded, "anna")
+    for position, value in ((0, "SECRET\nFORGED"), (1, 10**9), (2, "SECRET"), (4, -1), (4, 10**400), (5, "SECRET")):
+        values = [value if i == position else known for i, known in enumerate(SETTINGS)]
+        assert reader.event(reader.number_of("click", "xg-report"), values, queue=True).status_code == 400
+    assert reader.post("/login", data={f"field{i}": "SECRET" for i in range(30)}).status_code == 400
+    assert reader.get("/gradio_api/queue/data", params={f"field{i}": "SECRET" for i in range(30)}).status_code == 400
+    logged = "".join(capfd.readouterr())
+    assert "SECRET" not in logged
+    assert "Traceback" not in logged
+
+
+def test_streams_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_gate, "MAX_STREAMS_OF_SESSION", 2)
+    monkeypatch.setattr(page_gate, "MAX_STREAMS_OF_LOGIN", 3)
+    with serving_page(login=LOGIN) as address, ExitStack() as streams:
+
+        def listen(reader: Reader) -> int:
+            return streams.enter_context(reader.stream("GET", f"/gradio_api/heartbeat/{reader.tab}")).status_code
+
+        anna, anna_elsewhere, bela = Reader(address, "anna"), Reader(address, "anna"), Reader(address, "bela")
+        assert [listen(anna) for _ in range(3)] == [200, 200, 429]
+        assert [listen(anna_elsewhere) for _ in range(2)] == [200, 429]
+        assert listen(bela) == 200
+
+
+def test_a_form_of_another_site_is_no_wrong_password(guarded: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert httpx.post(f"{guarded}/login", data={"username": "x"}, headers={"Origin": "https://evil.example"}).status_code == 403
+    assert "Wrong token or password" not in caplog.text
+
+
+def test_gradios_folder_is_private() -> None:
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait, five seconds at most."""
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_too_many_tabs_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
-from tests.serving.made_page import Reader, noise_png, serving_page
+from tests.serving.made_page import LOGIN, Reader, made_page, noise_png, serving_page
 from xraygpt.serving import page_uploads
-from xraygpt.serving.page_uploads import Uploads
 
 
 @pytest.fixture
@@ -53,8 +53,36 @@ def test_limits_of_number(address: str, monkeypatch: pytest.MonkeyPatch) -> None
     first, second = Reader(address), Reader(address)
     assert [first.upload(noise_png()).status_code for _ in range(3)] == [200, 200, 429]
     assert [second.upload(noise_png()).status_code for _ in range(2)] == [200, 503]
-    monkeypatch.setattr(page_uploads, "CLAIM_SECONDS", 0.0)  # what nobody claims does not stay
-    assert second.upload(noise_png()).status_code == 200
+
+
+def test_what_nobody_claims_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_uploads, "CLAIM_SECONDS", 0.2)
+    page = made_page()
+    with serving_page(page) as address:
+        reader = Reader(address)
+        number = reader.upload(noise_png()).json()["upload"]
+        time.sleep(0.5)
+        assert page.uploads._waiting == {}
+        assert "not here any more" in str(reader.claim(number))
+
+
+def test_an_upload_counts_from_its_first_byte(address: str) -> None:
+    reader, release = Reader(address), threading.Event()
+
+    def slowly() -> Iterator[bytes]:
+        yield b"x"
+        release.wait(5)
+
+    sending = [threading.Thread(target=lambda: reader.post("/upload", content=slowly())) for _ in range(2)]
+    for thread in sending:
+        thread.start()
+    deadline = time.monotonic() + 5
+    while reader.upload(b"y").status_code != 429 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert reader.upload(b"y").status_code == 429
+    release.set()
+    for thread in sending:
+        thread.join()
 
 
 def test_limits_of_time(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,12 +115,27 @@ def test_only_the_session_that_sent_an_image_gets_it_and_once(address: str) -> N
     assert "data:image" not in claim(owner, {"upload": number})
 
 
-def test_what_a_session_has_not_claimed_goes_with_it(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    stores: list[Uploads] = []
-    forget = Uploads.forget
-    monkeypatch.setattr(Uploads, "forget", lambda self, session: (stores.append(self), forget(self, session)))
-    reader = Reader(address)
-    reader.upload(noise_png())
-    assert reader.post("/logout").status_code == 303
-    (uploads,) = stores
-    assert uploads._waiting == {}
+def test_nothing_of_a_session_stays_after_logout(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = made_page()
+    opening, release = threading.Event(), threading.Event()
+    with serving_page(page, login=LOGIN) as address:
+        reader = Reader(address, "anna")
+        reader.open()
+        reader.upload(noise_png())
+
+        def open_late(*_: Any, **__: Any) -> Image.Image:
+            opening.set()
+            release.wait(5)
+            return Image.new("L", (100, 100))
+
+        monkeypatch.setattr(page_uploads, "open_image", open_late)
+        late: list[httpx.Response] = []
+        sending = threading.Thread(target=lambda: late.append(reader.upload(noise_png())))
+        sending.start()
+        assert opening.wait(5)
+        assert httpx.post(f"{address}/logout", cookies=dict(reader.cookies)).status_code == 303
+        release.set()
+        sending.join()
+        assert late[0].status_code == 401
+        assert page.uploads._waiting == {}
+        assert len(page.workspaces) == 0

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from xraygpt.serving.session import Turn
 from xraygpt.serving.web import build_page
 from xraygpt.serving.web_actions import BEAMS, GREEDY, SAMPLING, PageActions, decoding_settings, suggested_questions
 from xraygpt.serving.web_export import EXPORTS, export
-from xraygpt.serving.web_queue import PageQueue
+from xraygpt.serving.web_queue import BusyError, PageQueue
 from xraygpt.serving.web_view import answer_flags, conversation_html, film_uri, finding_rows
 from xraygpt.serving.web_workspace import TooManyTabsError, Workspace, Workspaces
 
@@ -241,28 +242,44 @@ def test_conversations_of_a_tab_are_bounded(workspace: Workspace, monkeypatch: p
 def test_the_newcomer_is_refused_and_no_work_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web_workspace, "MAX_WORKSPACES", 3)
     monkeypatch.setattr(web_workspace, "MAX_WORKSPACES_OF_LOGIN", 2)
-    tabs = Workspaces(MadeSession)
-    chat = tabs.of("a1", "anna").open(make_film(), "x.png")
-    tabs.of("a2", "anna")
+    tabs, (anna, bela, carl) = Workspaces(MadeSession), (Session(name, name) for name in ("anna", "bela", "carl"))
+    chat = tabs.keep(anna, "a1").open(make_film(), "x.png")
+    tabs.keep(anna, "a2")
     with pytest.raises(TooManyTabsError, match="2 tabs with images are open under this login"):
-        tabs.of("a3", "anna")
-    tabs.of("b1", "bela")
+        tabs.keep(anna, "a3")
+    tabs.keep(bela, "b1")
     with pytest.raises(TooManyTabsError, match="as many open tabs as it can"):
-        tabs.of("c1", "carl")
-    assert tabs.of("a1", "anna").current is chat
+        tabs.keep(carl, "c1")
+    assert tabs.of(anna, "a1").current is chat
     tabs.close("a2")
-    tabs.of("c1", "carl")
+    tabs.keep(carl, "c1")
     assert len(tabs) == 3
 
 
-def test_a_session_that_ends_forgets_its_tabs_alone() -> None:
-    tabs, ended, other = Workspaces(MadeSession), Session("anna", "1"), Session("anna", "2")
-    chat = tabs.of(ended.tab("x"), "anna").open(make_film(), "x.png")
-    kept = tabs.of(other.tab("x"), "anna")
-    tabs.close_all_of(ended)
-    assert chat.stop.is_set()
-    assert len(tabs) == 1
-    assert tabs.of(other.tab("x"), "anna") is kept
+def test_a_tab_without_an_image_takes_no_place() -> None:
+    tabs, session = Workspaces(MadeSession), Session("anna", "1")
+    assert tabs.of(session, "1.x").current is None
+    assert len(tabs) == 0
+
+
+def test_nothing_is_kept_for_a_session_that_has_ended() -> None:
+    tabs, session = Workspaces(MadeSession), Session("anna", "1")
+    session.ended.set()
+    with pytest.raises(TooManyTabsError, match="has ended"):
+        tabs.keep(session, "1.x")
+
+
+def test_one_reader_does_not_take_the_whole_queue(actions: PageActions, workspace: Workspace) -> None:
+    workspace.owner = "anna"
+    workspace.open(make_film(), "x.png")
+    last(actions.write(workspace, "", SETTINGS))
+    assert actions.look_at(workspace, 99, asked=1, at_once=False)["heat"]["maps"] == {}  # takes no place
+    with actions.queue.lock, ExitStack() as places:
+        for _ in range(4):
+            places.enter_context(actions.queue.place("anna"))
+        with pytest.raises(BusyError, match="waiting for several answers"):
+            places.enter_context(actions.queue.place("anna"))
+        places.enter_context(actions.queue.place("bela"))
 
 
 def test_large_films_are_shown_smaller() -> None:

@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"Page: {where}/" + (f" (user {PAGE_USER}, a token as password)" if tokens else ""))
     print(f"API: base URL {where}/v1, model {printable_line(service.model_name)}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn sends the signal again when all is answered
-    ApiServer(app, service, page_queue=queue).run(sockets=[listening])
+    ApiServer(app, service, page_queue=queue, behind_proxy=bool(args.public_name)).run(sockets=[listening])
     return 0
 
 

@@ -29,13 +29,13 @@ _SUMMARY_TICKS = 300  # of uvicorn's 0.1 s
 class ApiServer(uvicorn.Server):
     """Serves until SIGINT or SIGTERM, then answers what is inside and refuses the rest; a second SIGINT ends it at once.
 
-    A proxy on this machine says in `X-Forwarded-For` who its client is; from others the header is not believed.
-
     Args:
         app: with the routes of `service`, of a page, or of both.
         service: whose requests are waited for, and whose metrics count refusals; none: a page alone.
         host, port: where to listen; port 0: any that is free.
         page_queue: that of the page, whose answers are waited for too.
+        behind_proxy: believe what a proxy on this machine says of its clients (`X-Forwarded-For`, `X-Forwarded-Proto`). Without a proxy,
+            every program of this machine could say so.
         http_limits: of connections and requests. Bodies of the API may have the bytes that `service.limits` allows.
         failed_logins: keeps count of wrong tokens and passwords.
     """
@@ -48,6 +48,7 @@ class ApiServer(uvicorn.Server):
         host: str = "127.0.0.1",
         port: int = 0,
         page_queue: PageQueue | None = None,
+        behind_proxy: bool = False,
         http_limits: HttpLimits | None = None,
         failed_logins: FailedLogins | None = None,
     ) -> None:
@@ -70,6 +71,7 @@ class ApiServer(uvicorn.Server):
                 log_config=None,
                 server_header=False,
                 timeout_graceful_shutdown=_CLOSING_SECONDS,
+                proxy_headers=behind_proxy,
                 forwarded_allow_ips=["127.0.0.1", "::1"],
             )
         )

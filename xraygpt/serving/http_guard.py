@@ -10,8 +10,8 @@ A browser sends requests for any page that it shows, also for one of another sit
 
 import argparse
 import ipaddress
+import re
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
@@ -22,6 +22,7 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 PUBLIC_PAGES = frozenset({"/", "/login", "/healthz"})
 """What a link on another site may open. Without a session they tell nothing but that the server is there."""
 
+_HOST = re.compile(r"(?P<name>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _HEADERS = {
@@ -82,7 +83,7 @@ class HttpGuard:
 
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
-        host = _host_and_port(f"//{hosts[0]}") if len(hosts) == 1 else None
+        host = _name_and_port(hosts[0]) if len(hosts) == 1 else None
         if host is None or not self._is_own(host[0]):
             text = "This server does not answer to this name. Its administrator can add names with --public-name."
             await PlainTextResponse(text, status_code=421)(scope, receive, send_with_headers)
@@ -102,29 +103,26 @@ class HttpGuard:
         return self.any_address
 
 
-def _host_and_port(address: str) -> tuple[str, int | None] | None:
-    """Name, in lower case, and port of `scheme://name:port`; None if it is no such address."""
-    try:
-        parts = urlsplit(address)
-        return (parts.hostname, parts.port) if parts.hostname else None
-    except ValueError:
-        return None
+def _name_and_port(text: str) -> tuple[str, int | None] | None:
+    """Name, in lower case and without brackets, and port of `name`, `name:port`, `[address]` or `[address]:port`; None if it is none."""
+    found = _HOST.fullmatch(text)
+    return None if found is None else (found["name"].strip("[]").lower(), int(found["port"]) if found["port"] else None)
 
 
 def _is_foreign(scope: Scope, headers: Headers, host: tuple[str, int | None]) -> bool:
     """Whether a browser sent this for a page of another site. Programs that are no browser send neither header."""
-    if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+    if any(site not in ("none", "same-origin") for site in headers.getlist("sec-fetch-site")):
         return True
     return any(not _is_same_origin(origin, scope["scheme"], host) for origin in headers.getlist("origin"))
 
 
 def _is_same_origin(origin: str, own_scheme: str, host: tuple[str, int | None]) -> bool:
-    scheme = origin.partition("://")[0].lower()
+    scheme, _, rest = origin.partition("://")
     # A proxy that takes TLS off and does not say so (X-Forwarded-Proto) makes https look like http, never the other way round.
     if scheme not in _DEFAULT_PORTS or (scheme == "http" and own_scheme != "http"):
         return False
     default = _DEFAULT_PORTS[scheme]
-    other = _host_and_port(origin)
+    other = _name_and_port(rest)
     return other is not None and (other[0], other[1] or default) == (host[0], host[1] or default)
 
 

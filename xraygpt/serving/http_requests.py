@@ -139,7 +139,7 @@ class _Request:
 
     def _is_failed_login(self, status: int) -> bool:
         if self.scope["method"] == "POST" and self.scope["path"] in LOGIN_PATHS:
-            return status in (400, 401, 403)  # gradio answers a wrong password with 400
+            return status == 401
         return status == 401 and b"authorization" in self.headers  # without the header nothing was guessed
 
     async def _refuse_size(self) -> None:

@@ -4,27 +4,36 @@ gradio keeps the state of a tab under a name that the tab's script makes up, and
 name is prefixed here with the session's own before gradio sees it: no session can name a tab of another one.
 """
 
+import asyncio
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, parse_qsl, urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from xraygpt.serving.page_sessions import Login, Session, Sessions
-from xraygpt.serving.page_uploads import Uploads
+from xraygpt.serving.page_gradio import accepts_event, forget_messages, is_queued, num_unheard
+from xraygpt.serving.page_sessions import MAX_TABS_OF_SESSION, Login, Session, Sessions
 from xraygpt.serving.safety import RESEARCH_NOTICE
+from xraygpt.serving.web import Page
 
-MAX_BODY = 2**18
-"""Bytes of an event: a question of 2,000 characters and some settings."""
+MAX_EVENT, MAX_FORM = 2**18, 2**13
+"""Bytes of an event (a question of 2,000 characters and some settings) and of the form to log in."""
 
 MAX_VALUES = 32
 """Values of an event."""
+
+MAX_UNHEARD = 4
+"""Events of a tab whose answers nobody has listened to yet. A tab of the page listens at once."""
+
+MAX_STREAMS, MAX_STREAMS_OF_LOGIN, MAX_STREAMS_OF_SESSION = 384, 96, 24
+"""Open streams: in all, so that connections are left for short requests; of a login; of a browser. A tab has one or two."""
 
 _LOGIN_PAGE = (Path(__file__).parent / "assets" / "login.html").read_text(encoding="utf-8")
 _TAB = "[A-Za-z0-9]{1,32}"
@@ -33,13 +42,23 @@ _HEARTBEAT = re.compile(f"/gradio_api/heartbeat/({_TAB})")
 _STATIC = re.compile(r"/(?:assets|static)/(?!.*\.\.)[\w./-]+|/theme\.css|/favicon\.ico|/config")
 _NAMING_HEADERS = (b"x-forwarded-host", b"x-forwarded-proto", b"x-gradio-server")
 """By which gradio would let a client say under which address the page finds its scripts. `Host` says it, which was checked."""
-_EVENTS = ("/gradio_api/queue/join", "/gradio_api/run/predict")
-_EVENT_KEYS = ("data", "event_data", "fn_index", "trigger_id", "session_hash")
+_JOIN, _RUN, _LISTEN = "/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/queue/data"
+_DETAILS = frozenset({"asked", "chosen", "invert", "kind", "number", "rotate", "sentence", "turn", "upload"})
+"""What the page's events say. `path` and `meta` are not among them: by these gradio knows a file."""
 _BOUNCE = '<!doctype html><meta http-equiv="refresh" content="0; url=/"><a href="/">XrayGPT</a>'
 
 
-class EventError(Exception):
-    """An event that the page's scripts do not send."""
+class GateError(Exception):
+    """A request that the page does not send, or one too many.
+
+    Args:
+        message: for the reader.
+        status: of the HTTP response.
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class PageGate:
@@ -47,8 +66,8 @@ class PageGate:
 
     Args:
         app: the application, with the API's routes and gradio mounted at "/".
+        page: whose requests these are.
         sessions: of the browsers.
-        uploads: take the files that they send.
         login: checks a name and a password; None: nobody has to log in.
         is_api: whether a path belongs to the API, which checks tokens of its own.
     """
@@ -57,16 +76,18 @@ class PageGate:
         self,
         app: ASGIApp,
         *,
+        page: Page,
         sessions: Sessions,
-        uploads: Uploads,
         login: Login | None,
         is_api: Callable[[str], bool],
     ) -> None:
         self.app = app
+        self.page = page
         self.sessions = sessions
-        self.uploads = uploads
         self.login = login
         self.is_api = is_api
+        self.streams: Counter[str] = Counter()
+        """Open streams by login."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or pass it on to gradio in the name of its session."""
@@ -74,10 +95,17 @@ class PageGate:
             await self.app(scope, receive, send)
             return
         request = Request(scope, receive)
+        try:
+            await self._answer(request, send)
+        except GateError as error:
+            await JSONResponse({"error": str(error)}, status_code=error.status)(scope, receive, send)
+
+    async def _answer(self, request: Request, send: Send) -> None:
+        scope, receive = request.scope, request.receive
         session = self.sessions.find(request.cookies.get(_cookie_name(scope)))
         route = (request.method, scope["path"])
         if route in (("GET", "/login"), ("POST", "/login")) and self.login:
-            await (await self._log_in(request))(scope, receive, send)
+            await (await self._log_in(request, self.login))(scope, receive, send)
         elif session is None:
             await self._pass_newcomer(request, send)
         elif route == ("POST", "/logout"):
@@ -86,18 +114,15 @@ class PageGate:
             response.delete_cookie(_cookie_name(scope), **_cookie_options(scope))
             await response(scope, receive, send)
         elif route == ("POST", "/upload"):
-            await (await self.uploads.receive(request, session))(scope, receive, send)
+            await (await self.page.uploads.receive(request, session))(scope, receive, send)
         else:
             await self._pass_on(request, session, send)
 
-    async def _log_in(self, request: Request) -> Response:
+    async def _log_in(self, request: Request, check: Login) -> Response:
         if request.method == "GET":
             return _login_page()
-        assert self.login is not None
-        body = await _read(request, 2**13)
-        fields = parse_qs((body or b"").decode("utf-8", "replace"), max_num_fields=10)
-        user, password = (fields.get(name, [""])[0] for name in ("username", "password"))
-        login = self.login(user, password)
+        fields = _fields((await _read(request, MAX_FORM)).decode("utf-8", "replace"))
+        login = check(fields.get("username", ""), fields.get("password", ""))
         started = self.sessions.start(login) if login else None
         if not login:
             return _login_page("Wrong name or password.", status=401)
@@ -129,32 +154,133 @@ class PageGate:
         await response(request.scope, request.receive, send)
 
     async def _pass_on(self, request: Request, session: Session, send: Send) -> None:
-        """Let gradio answer, if this is one of the requests that the page makes; 404 otherwise."""
-        scope, receive = {**request.scope, "state": {**request.scope.get("state", {}), "session": session}}, request.receive
+        """Let gradio answer, if this is one of the requests that the page makes.
+
+        Raises:
+            GateError: it is not.
+        """
+        scope = {**request.scope, "state": {**request.scope.get("state", {}), "session": session}, "query_string": b""}
         scope["headers"] = [(name, value) for name, value in scope["headers"] if name not in _NAMING_HEADERS]
-        path = scope["path"]
+        route, receive = (request.method, scope["path"]), request.receive
+        if request.method == "GET" and (heartbeat := _HEARTBEAT.fullmatch(scope["path"])):
+            tab = _own_tab(session, heartbeat[1])
+            scope["path"] = f"/gradio_api/heartbeat/{tab}"
+            scope["raw_path"] = scope["path"].encode()
+            await self._keep_open(scope, receive, send, session, tab)
+        elif route == ("GET", _LISTEN):
+            tab = _own_tab(session, _fields(request.url.query).get("session_hash"))
+            if not num_unheard(self.page.blocks, tab):
+                raise GateError("Nothing was asked for.", 404)
+            scope["query_string"] = urlencode({"session_hash": tab}).encode()
+            if await self._stream(scope, receive, send, session):
+                await forget_messages(self.page.blocks, tab)
+        elif route in (("POST", _JOIN), ("POST", _RUN)):
+            event = self._checked_event(await _read(request, MAX_EVENT), session, by_queue=scope["path"] == _JOIN)
+            scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
+            scope["headers"].append((b"content-length", str(len(event)).encode()))
+            await self.app(scope, _replaying(event, receive), send)
+        elif request.method in ("GET", "HEAD") and (scope["path"] == "/" or _STATIC.fullmatch(scope["path"])):
+            await self.app(scope, receive, send)
+        else:
+            raise GateError("There is nothing here.", 404)
+
+    async def _keep_open(self, scope: Scope, receive: Receive, send: Send, session: Session, tab: str) -> None:
+        """Pass on the stream that a tab listens to while it is open; with the last one of a tab, the tab is forgotten."""
+        session.tabs[tab] += 1
         try:
-            if request.method == "GET" and (heartbeat := _HEARTBEAT.fullmatch(path)):
-                scope["path"] = f"/gradio_api/heartbeat/{session.tab(heartbeat[1])}"
-                scope["raw_path"] = scope["path"].encode()
-            elif request.method == "GET" and path == "/gradio_api/queue/data":
-                query = dict(parse_qsl(request.url.query, max_num_fields=10))
-                scope["query_string"] = urlencode({"session_hash": session.tab(_checked_tab(query.get("session_hash")))}).encode()
-            elif request.method == "POST" and path in _EVENTS:
-                event = _checked_event(await _read(request, MAX_BODY), session)
-                scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
-                scope["headers"].append((b"content-length", str(len(event)).encode()))
-                scope["query_string"] = b""
-                receive = _replaying(event, receive)
-            elif request.method in ("GET", "HEAD") and (path == "/" or _STATIC.fullmatch(path)):
-                scope["query_string"] = b""  # gradio's "deep links" and other views are not part of the page
-            else:
-                raise EventError("There is nothing here.")
-        except EventError as error:
-            status = 404 if path not in _EVENTS else 400
-            await JSONResponse({"error": str(error)}, status_code=status)(scope, receive, send)
+            await self._stream(scope, receive, send, session)
+        finally:
+            if tab in session.tabs:
+                session.tabs[tab] -= 1
+                if not session.tabs[tab]:
+                    await self.page.close_tab(session, tab)
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send, session: Session) -> bool:
+        """Pass on a stream, which ends with its session.
+
+        Returns:
+            Whether the client has left, or the session has ended, before the stream was complete.
+        """
+        if (
+            session.num_streams >= MAX_STREAMS_OF_SESSION
+            or self.streams[session.login] >= MAX_STREAMS_OF_LOGIN
+            or self.streams.total() >= MAX_STREAMS
+        ):
+            raise GateError("Too many streams are open. Close other tabs of this page.", 429)
+        stream = _Stream(receive, send, session)
+        session.num_streams += 1
+        self.streams[session.login] += 1
+        try:
+            await self.app(scope, stream.receive, stream.send)
+            await stream.finish()
+        finally:
+            session.num_streams -= 1
+            self.streams[session.login] -= 1
+            self.streams += Counter()  # drops what is at 0
+        return stream.was_left
+
+    def _checked_event(self, body: bytes, session: Session, *, by_queue: bool) -> bytes:
+        """An event as gradio gets it: known keys, and values that the page's controls can have.
+
+        Raises:
+            GateError: the page sends no such event, or too many.
+        """
+        try:
+            given = json.loads(body, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
+            given = None
+        if not isinstance(given, dict):
+            raise GateError("An event is an object in JSON.")
+        number, values, details = given.get("fn_index"), given.get("data"), given.get("event_data")
+        if not (isinstance(values, list) and (details is None or (isinstance(details, dict) and details.keys() <= _DETAILS))):
+            raise GateError("An event has a list of values, and details that the page knows.")
+        scalars = [*values, *(details or {}).values()]
+        if len(scalars) > MAX_VALUES or not all(value is None or isinstance(value, str | int | float) for value in scalars):
+            raise GateError("An event has numbers, texts and truth values alone.")
+        if not isinstance(number, int) or is_queued(self.page.blocks, number) is not by_queue:
+            raise GateError("There is no such event.")
+        tab = _own_tab(session, given.get("session_hash"))
+        if not accepts_event(self.page.blocks, number, values):
+            raise GateError("The values of the event are none that the page offers. Reload the page.")
+        if by_queue and num_unheard(self.page.blocks, tab) >= MAX_UNHEARD:
+            raise GateError("Too many events wait for this tab to listen.", 429)
+        trigger = given.get("trigger_id")
+        event = {"data": values, "event_data": details, "fn_index": number, "session_hash": tab}
+        return json.dumps(event | {"trigger_id": trigger if isinstance(trigger, int) else None}).encode()
+
+
+class _Stream:
+    """A stream as gradio sees it: the client leaves when the session ends."""
+
+    def __init__(self, receive: Receive, send: Send, session: Session) -> None:
+        self._receive, self._send, self.session = receive, send, session
+        self.was_left = False
+        self._has_begun = self._is_complete = False
+
+    async def receive(self) -> Message:
+        """The next message of the client; that it has left, once the session has ended."""
+        next_message, end = asyncio.ensure_future(self._receive()), asyncio.ensure_future(self.session.ended.wait())
+        try:
+            await asyncio.wait({next_message, end}, return_when=asyncio.FIRST_COMPLETED)
+            message: Message = {"type": "http.disconnect"} if end.done() else next_message.result()
+        finally:
+            next_message.cancel()
+            end.cancel()
+        self.was_left |= message["type"] == "http.disconnect"
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass a part on, unless the session has ended."""
+        self._has_begun = True
+        if self.session.has_ended:
             return
-        await self.app(scope, receive, send)
+        self._is_complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+        await self._send(message)
+
+    async def finish(self) -> None:
+        """Complete a response that ended with the session."""
+        if self._has_begun and not self._is_complete and self.session.has_ended:
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _login_page(message: str = "", status: int = 200) -> HTMLResponse:
@@ -190,40 +316,32 @@ def _replaying(body: bytes, receive: Receive) -> Receive:
     return receive_again
 
 
-async def _read(request: Request, max_bytes: int) -> bytes | None:
-    """The body; None if it is longer."""
+async def _read(request: Request, max_bytes: int) -> bytes:
     body = await request.body()  # bounded by `http_limits`
-    return body if len(body) <= max_bytes else None
+    if len(body) > max_bytes:
+        raise GateError(f"At most {max_bytes} bytes are read here.", 413)
+    return body
 
 
-def _checked_tab(name: Any) -> str:
-    if not isinstance(name, str) or not _TAB_NAME.fullmatch(name):
-        raise EventError("The request names no tab.")
-    return name
-
-
-def _checked_event(body: bytes | None, session: Session) -> bytes:
-    """An event as gradio gets it.
-
-    Its values are numbers, texts and truth values alone: what gradio would take for a file, an object with a path, never arrives.
-    """
-    if body is None:
-        raise EventError(f"An event has at most {MAX_BODY} bytes.")
+def _fields(text: str) -> dict[str, str]:
+    """The fields of a form or a query."""
     try:
-        given = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        raise EventError("An event is an object in JSON.") from None
-    if not isinstance(given, dict):
-        raise EventError("An event is an object in JSON.")
-    event = {key: given.get(key) for key in _EVENT_KEYS}
-    data, details = event["data"], event["event_data"]
-    values = [*data, *(details.values() if isinstance(details, dict) else [details])] if isinstance(data, list) else [data, ()]
-    if len(values) > MAX_VALUES or not all(value is None or isinstance(value, str | int | float) for value in values):
-        raise EventError("An event has numbers, texts and truth values alone.")
-    if not all(event[key] is None or isinstance(event[key], int) for key in ("fn_index", "trigger_id")):
-        raise EventError("An event names its function and its trigger by their numbers.")
-    event["session_hash"] = session.tab(_checked_tab(event["session_hash"]))
-    return json.dumps(event).encode()
+        return dict(parse_qsl(text, max_num_fields=10))
+    except ValueError:
+        raise GateError("At most 10 fields are read here.") from None
+
+
+def _own_tab(session: Session, name: Any) -> str:
+    """The server's name of a tab that the browser names."""
+    if not isinstance(name, str) or not _TAB_NAME.fullmatch(name):
+        raise GateError("The request names no tab.")
+    if session.has_ended:  # while the request was read
+        raise GateError("This session has ended. Reload the page.", 401)
+    tab = session.tab(name)
+    if tab not in session.tabs and len(session.tabs) >= MAX_TABS_OF_SESSION:
+        raise GateError("Too many tabs are open. Close some, then reload the page.", 429)
+    session.tabs.setdefault(tab, 0)
+    return tab
 
 
 def _refuse_constant(name: str) -> float:

@@ -1,5 +1,6 @@
 """Who is at the page: a session for each browser, known by a cookie that only the server can make."""
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable
@@ -14,6 +15,12 @@ IDLE_SECONDS = 12 * 3600.0
 MAX_SESSIONS = 512
 """Browsers at a time. A session that holds nothing costs some hundred bytes."""
 
+MAX_SESSIONS_OF_LOGIN = 32
+"""Beyond them the one that was not used for longest ends."""
+
+MAX_TABS_OF_SESSION = 64
+"""Names of tabs that a session may use, so that the number of what is kept by name is bounded."""
+
 
 @dataclass(eq=False)
 class Session:
@@ -23,15 +30,21 @@ class Session:
         login: whose it is; of a page without logins the session's own `id`.
         id: prefix of the names of this session's tabs, so that no other session can name them. It is no secret.
         last_used: `time.monotonic()` of its last request.
-        num_uploads: that are being opened now.
+        num_uploads: that are being received or opened now.
+        num_streams: that are open now.
         has_returned: whether its cookie has come back.
+        tabs: how often each tab that it has used is open, by the server's names of them.
+        ended: set when it ends.
     """
 
     login: str
     id: str
     last_used: float = field(default_factory=time.monotonic)
     num_uploads: int = 0
+    num_streams: int = 0
     has_returned: bool = False
+    tabs: dict[str, int] = field(default_factory=dict)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def tab(self, name: str) -> str:
         """The server's name of a tab, which the browser named."""
@@ -41,9 +54,14 @@ class Session:
         """Whether a tab is one of this session's, by the server's name of it."""
         return tab.startswith(f"{self.id}.")
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing may be kept for it any more."""
+        return self.ended.is_set()
+
 
 class Sessions:
-    """The open sessions.
+    """The open sessions. For use in one event loop.
 
     Args:
         on_end: called with each session that ends.
@@ -59,20 +77,23 @@ class Sessions:
         Args:
             login: whose it is; None: nobody has to log in.
         """
-        self._end_idle()
-        if len(self._open) >= MAX_SESSIONS:  # one whose cookie never came back belongs to a program that looked in
-            unused = next((session for session in self._open.values() if not session.has_returned), None)
-            if unused is None:
-                return None
-            self.end(unused)
+        self.end_idle()
+        if login is not None:
+            own = [session for session in self._open.values() if session.login == login]
+            if len(own) >= MAX_SESSIONS_OF_LOGIN:
+                self.end(min(own, key=lambda session: session.last_used))
+        if len(self._open) >= MAX_SESSIONS and not self._end_unused():
+            return None
         cookie, name = secrets.token_urlsafe(32), secrets.token_hex(8)
         self._open[cookie] = session = Session(login or name, name)
         return cookie, session
 
     def find(self, cookie: str | None) -> Session | None:
         """The session of a cookie, which is thereby used; None if there is none, or it has ended."""
-        self._end_idle()
         session = self._open.get(cookie or "")
+        if session is not None and session.last_used < time.monotonic() - IDLE_SECONDS:
+            self.end(session)
+            return None
         if session is not None:
             session.last_used = time.monotonic()
             session.has_returned = True
@@ -81,9 +102,19 @@ class Sessions:
     def end(self, session: Session) -> None:
         """End a session, and forget what it holds."""
         self._open = {cookie: other for cookie, other in self._open.items() if other is not session}
+        session.ended.set()
         self.on_end(session)
 
-    def _end_idle(self) -> None:
+    def end_idle(self) -> None:
+        """End the sessions that were not used for too long."""
         oldest = time.monotonic() - IDLE_SECONDS
         for session in [session for session in self._open.values() if session.last_used < oldest]:
             self.end(session)
+
+    def _end_unused(self) -> bool:
+        """End a session without an open tab: if there is one, of a program that only looked in and never sent its cookie back."""
+        closed = [session for session in self._open.values() if not session.num_streams]
+        if not closed:
+            return False
+        self.end(min(closed, key=lambda session: (session.has_returned, session.last_used)))
+        return True

@@ -7,7 +7,6 @@ be, and how slowly it may come, is checked before (`http_limits`).
 
 import asyncio
 import itertools
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,7 +60,6 @@ class _Upload:
     session: Session
     image: Image.Image
     name: str
-    received: float
 
 
 class Uploads:
@@ -81,15 +79,15 @@ class Uploads:
             `{"upload": number}`, or `{"error": message}`, with a status of 4xx or 503 if a limit was reached.
         """
         try:
-            with self._memory.share() as share:
-                content = bytearray()
-                async for block in request.stream():
-                    await share.grow(len(block))
-                    content += block
-                with self._place(session):
-                    image = await self._open(content)
-                number = next(self._numbers)
-                self._waiting[number] = _Upload(session, image, _file_name(request), time.monotonic())
+            with self._receiving(session):
+                with self._memory.share() as share:
+                    content = bytearray()
+                    async for block in request.stream():
+                        await share.grow(len(block))
+                        content += block
+                    with self._opening():
+                        image = await self._open(content)
+                number = self._keep(_Upload(session, image, _file_name(request)))
         except asyncio.TimeoutError:
             return _refusal(UploadError(503, "The file took too long to open. Try again, or a smaller one."))
         except UploadError as error:
@@ -114,22 +112,34 @@ class Uploads:
             self._waiting.pop(number, None)
 
     @contextmanager
-    def _place(self, session: Session) -> Iterator[None]:
-        oldest = time.monotonic() - CLAIM_SECONDS
-        for number in [number for number, upload in self._waiting.items() if upload.received < oldest]:
-            self._waiting.pop(number, None)
+    def _receiving(self, session: Session) -> Iterator[None]:
         own = [upload for upload in list(self._waiting.values()) if upload.session is session]
         if session.num_uploads + len(own) >= MAX_UPLOADS_OF_SESSION:
             raise UploadError(429, "Another file is still being opened. Wait until it is there, then choose this one again.")
-        if self._num_opening + len(self._waiting) >= MAX_UPLOADS:
-            raise UploadError(503, "The server is busy with other files. Try again in a minute.")
         session.num_uploads += 1
-        self._num_opening += 1
         try:
             yield
         finally:
             session.num_uploads -= 1
+
+    @contextmanager
+    def _opening(self) -> Iterator[None]:
+        if self._num_opening + len(self._waiting) >= MAX_UPLOADS:
+            raise UploadError(503, "The server is busy with other files. Try again in a minute.")
+        self._num_opening += 1
+        try:
+            yield
+        finally:
             self._num_opening -= 1
+
+    def _keep(self, upload: _Upload) -> int:
+        """Keep an upload until it is claimed, for `CLAIM_SECONDS` at most; returns its number."""
+        if upload.session.has_ended:  # meanwhile
+            raise UploadError(401, "Not logged in. Reload the page.")
+        number = next(self._numbers)
+        self._waiting[number] = upload
+        asyncio.get_running_loop().call_later(CLAIM_SECONDS, self._waiting.pop, number, None)
+        return number
 
     async def _open(self, content: bytearray) -> Image.Image:
         stream = BytesIO(content)

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 from PIL import Image
 
 from xraygpt.processors import open_image
+from xraygpt.serving.page_gradio import forget_tab, gr
+from xraygpt.serving.page_sessions import Session
 from xraygpt.serving.page_uploads import Uploads
 from xraygpt.serving.pipeline import ReportPipeline
 from xraygpt.serving.safety import RESEARCH_NOTICE
@@ -151,6 +152,18 @@ class Page:
     workspaces: Workspaces
     uploads: Uploads
 
+    async def close_tab(self, session: Session, tab: str) -> None:
+        """Forget a tab, by the server's name of it, and all that was to be told to it."""
+        session.tabs.pop(tab, None)
+        self.workspaces.close(tab)
+        await forget_tab(self.blocks, tab)
+
+    async def end_session(self, session: Session) -> None:
+        """Forget what a session holds."""
+        self.uploads.forget(session)
+        for tab in list(session.tabs):
+            await self.close_tab(session, tab)
+
 
 def build_page(
     pipeline: ReportPipeline,
@@ -179,9 +192,7 @@ def build_page(
         head = _asset("head.html").replace("NOTICE", RESEARCH_NOTICE)
         gr.HTML(head.replace("LOGOUT", LOGOUT_BUTTON if with_logout else ""), js_on_load=None, elem_id="xg-head")
         parts = _lay_out(pipeline, suggestions, examples)
-        handlers = EventHandlers(parts.updates, workspaces, uploads, actions)
-        _wire(parts, handlers, suggestions, examples)
-        blocks.unload(handlers.forget)
+        _wire(parts, EventHandlers(parts.updates, workspaces, uploads, actions), suggestions, examples)
     # Who waits, waits in `PageQueue`, which says so; gradio's own queue is only kept from growing without end.
     blocks.queue(default_concurrency_limit=None, max_size=MAX_EVENTS, api_open=False)
     return Page(blocks, workspaces, uploads)
@@ -219,6 +230,7 @@ def _lay_out(pipeline: ReportPipeline, suggestions: list[str], examples: Sequenc
                     scale=3,
                     min_width=120,
                     filterable=False,
+                    allow_custom_value=True,  # only the workspace knows which numbers there are; nobody can type one
                 )
                 parts["start"] = gr.Button("New chat", scale=1, min_width=96, elem_id="xg-new")
             parts["conversation"] = _region(
@@ -327,7 +339,7 @@ def _wire(parts: Parts, handlers: EventHandlers, suggestions: list[str], example
 
     parts.film.upload(handlers.open_upload, None, **shown_on_film, outputs=parts.outputs)
     if parts.examples is not None:
-        parts.examples.choose(chosen(lambda tab, event: actions.open_example(tab, choice(event, examples))), None, **quick)
+        parts.examples.choose(handlers.open_example(examples), None, **quick)
     correct = chosen(lambda tab, event: actions.correct(tab, bool(said(event, "invert")), integer(event, "rotate")))
     parts.alerts.fix(correct, None, **quick)
 

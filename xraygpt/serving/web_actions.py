@@ -109,7 +109,7 @@ class PageActions:
 
     def show(self, workspace: Workspace, number: int) -> Screen:
         """Show another conversation."""
-        workspace.show(number)
+        workspace.show(int(number) if isinstance(number, int) else 0)
         return screen_of(workspace, film=True)
 
     def start(self, workspace: Workspace) -> Screen:
@@ -185,7 +185,7 @@ class PageActions:
         chat.stop.clear()
         message, num_turns, is_typed = "", len(chat.session.turns), bool(question) and not anew
         try:
-            with self.queue.place() as place:
+            with self.queue.place(workspace.owner) as place:
                 yield screen_of(workspace) | ({"question": ""} if is_typed else {})
                 try:
                     for _ in self._pieces(chat, place, settings, anew):
@@ -252,8 +252,8 @@ class PageActions:
 
     def _maps(self, workspace: Workspace, chat: FilmChat, turn: int, at_once: bool) -> dict[str, str]:
         """The maps of an answer's sentences, by their keys; none if there is no such answer, or it was written anew meanwhile."""
-        if not chat.has_maps(turn):
-            with self.queue.place(at_once=at_once) as place:
+        if 0 <= turn < len(chat.session.turns) and not chat.has_maps(turn):
+            with self.queue.place(workspace.owner, at_once=at_once) as place:
                 while not place.take(0.0 if at_once else WAIT_SECONDS):
                     if at_once:
                         raise BusyError("The model is busy.")

@@ -4,11 +4,11 @@ What an event says comes from a browser, and need not come from the page's own s
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
-import gradio as gr
-
 from xraygpt.common.errors import DataError, XrayGPTError
+from xraygpt.serving.page_gradio import gr
 from xraygpt.serving.page_uploads import Uploads
 from xraygpt.serving.web_actions import PageActions, Screen
 from xraygpt.serving.web_view import concerns_html
@@ -66,11 +66,32 @@ class EventHandlers:
     def open_upload(self, request: gr.Request, event: gr.EventData) -> Updates:
         """Start a conversation about an image that the browser has sent."""
 
-        def claim() -> Screen:
+        def opened(workspace: Workspace) -> Screen:
             film, name = self.uploads.claim(request.state.session, integer(event, "upload"))
-            return self.actions.open_upload(self._workspace(request), film, name)
+            return self.actions.open_upload(workspace, film, name)
 
-        return self._shown(claim)
+        return self._opening(request, opened)
+
+    def open_example(self, examples: Sequence[Path]) -> Callable[..., Updates]:
+        """Handles the choice of an example."""
+
+        def handle(request: gr.Request, event: gr.EventData) -> Updates:
+            return self._opening(request, lambda workspace: self.actions.open_example(workspace, choice(event, examples)))
+
+        return handle
+
+    def _opening(self, request: gr.Request, action: Callable[[Workspace], Screen]) -> Updates:
+        session, tab = request.state.session, str(request.session_hash)
+
+        def opened() -> Screen:
+            workspace = self.workspaces.keep(session, tab)
+            try:
+                return action(workspace)
+            finally:
+                if not workspace.chats or session.has_ended or tab not in session.tabs:  # nothing came of it, or nobody wants it now
+                    self.workspaces.close(tab)
+
+        return self._shown(opened)
 
     def look(self, *, at_once: bool) -> Callable[..., Updates]:
         """Handles the wish for heat maps; see `PageActions.look_at`."""
@@ -81,12 +102,8 @@ class EventHandlers:
 
         return self.chosen(look_at)
 
-    def forget(self, request: gr.Request) -> None:
-        """Forget a tab that is closed."""
-        self.workspaces.close(str(request.session_hash))
-
     def _workspace(self, request: gr.Request) -> Workspace:
-        return self.workspaces.of(str(request.session_hash), str(request.username))
+        return self.workspaces.of(request.state.session, str(request.session_hash))
 
     def _shown(self, action: Callable[[], Screen | None]) -> Updates:
         try:

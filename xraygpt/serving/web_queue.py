@@ -10,6 +10,9 @@ from xraygpt.common.errors import XrayGPTError
 MAX_WAITING = 16
 """Answers and heat maps that wait for the model; who comes then is told that it is busy."""
 
+MAX_PLACES_OF_OWNER = 4
+"""Of these, so that no reader takes all."""
+
 STOP_SECONDS = 60.0
 """For what has the model when the server is told to stop; it then ends where it is."""
 
@@ -24,8 +27,9 @@ class BusyError(XrayGPTError):
 class Place:
     """A place in the queue; `PageQueue.place` gives it."""
 
-    def __init__(self, queue: "PageQueue") -> None:
+    def __init__(self, queue: "PageQueue", owner: str = "") -> None:
         self.queue = queue
+        self.owner = owner
         self.has_model = False
 
     @property
@@ -66,17 +70,20 @@ class PageQueue:
         self._end: float | None = None
 
     @contextmanager
-    def place(self, *, at_once: bool = False) -> Iterator[Place]:
+    def place(self, owner: str = "", *, at_once: bool = False) -> Iterator[Place]:
         """A place, first come, first served, until the block is left.
 
         Args:
+            owner: whose it is; nobody has more than `MAX_PLACES_OF_OWNER`. "": not counted.
             at_once: only if nobody is before.
 
         Raises:
             BusyError: there is none, or the server stops.
         """
-        place = Place(self)
+        place = Place(self, owner)
         with self._guard:
+            if owner and sum(other.owner == owner for other in self.places) >= MAX_PLACES_OF_OWNER:
+                raise BusyError("You are waiting for several answers already. Ask again when one is there.")
             if self.is_stopping:
                 raise BusyError("The server is stopping. Ask again when it is back.")
             if len(self.places) > (0 if at_once else self.max_waiting):

@@ -113,10 +113,12 @@ class Workspace:
 
     Args:
         new_session: makes the session of a conversation.
+        owner: the browser's session, by its `id`.
     """
 
-    def __init__(self, new_session: Callable[[], ChatSession]) -> None:
+    def __init__(self, new_session: Callable[[], ChatSession], owner: str = "") -> None:
         self.new_session = new_session
+        self.owner = owner
         self.chats: dict[int, FilmChat] = {}
         self.current: FilmChat | None = None
         self._last_number = 0
@@ -176,26 +178,34 @@ class Workspaces:
     def __len__(self) -> int:
         return len(self._open)
 
-    def of(self, tab: str, login: str) -> Workspace:
-        """The workspace of a tab; a new one if there is none.
+    def of(self, session: Session, tab: str) -> Workspace:
+        """The workspace of a tab; an empty one, which is not kept, if no image was opened in it."""
+        with self._lock:
+            _, workspace = self._open.get(tab, ("", None))
+        return workspace or Workspace(self.new_session, session.id)
+
+    def keep(self, session: Session, tab: str) -> Workspace:
+        """The workspace of a tab in which an image is opened; a new one, which is kept until `close`, if there is none.
 
         Args:
+            session: of the browser.
             tab: the server's name of it, `Session.tab`.
-            login: whose it is.
 
         Raises:
-            TooManyTabsError: there is no place for a new one.
+            TooManyTabsError: there is no place for a new one, or the session has ended.
         """
         with self._lock:
+            if session.has_ended:
+                raise TooManyTabsError("This session has ended. Reload the page.")
             if tab not in self._open:
-                num_own = sum(owner == login for owner, _ in self._open.values())
+                num_own = sum(owner == session.login for owner, _ in self._open.values())
                 if num_own >= MAX_WORKSPACES_OF_LOGIN:
                     raise TooManyTabsError(
                         f"{num_own} tabs with images are open under this login, which is the most. Close one, then try again."
                     )
                 if len(self._open) >= MAX_WORKSPACES:
                     raise TooManyTabsError("The server holds as many open tabs as it can. Try again when one was closed.")
-                self._open[tab] = (login, Workspace(self.new_session))
+                self._open[tab] = (session.login, Workspace(self.new_session, session.id))
             return self._open[tab][1]
 
     def close(self, tab: str) -> None:
@@ -204,8 +214,3 @@ class Workspaces:
             _, workspace = self._open.pop(tab, ("", None))
         if workspace:
             workspace.close()
-
-    def close_all_of(self, session: Session) -> None:
-        """Forget the tabs of a browser's session."""
-        for tab in [tab for tab in list(self._open) if session.owns(tab)]:
-            self.close(tab)
