@@ -76,9 +76,7 @@ def test_an_upload_counts_from_its_first_byte(address: str) -> None:
     sending = [threading.Thread(target=lambda: reader.post("/upload", content=slowly())) for _ in range(2)]
     for thread in sending:
         thread.start()
-    deadline = time.monotonic() + 5
-    while reader.upload(b"y").status_code != 429 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    time.sleep(0.5)
     assert reader.upload(b"y").status_code == 429
     release.set()
     for thread in sending:

@@ -43,7 +43,7 @@ def build_app(
     endings: set[asyncio.Task[None]] = set()
 
     def end(session: Session) -> None:
-        """Called when a session ends; what follows is gradio's, and takes some turns of the event loop."""
+        """Forget what a session held."""
         if page:
             endings.add(task := asyncio.get_running_loop().create_task(page.end_session(session)))
             task.add_done_callback(endings.discard)

@@ -199,7 +199,7 @@ class PageGate:
         """Pass on a stream, which ends with its session.
 
         Returns:
-            Whether the client has left, or the session has ended, before the stream was complete.
+            Whether the client has left, or the session has ended, before it was told all.
         """
         if (
             session.num_streams >= MAX_STREAMS_OF_SESSION
@@ -254,8 +254,12 @@ class _Stream:
 
     def __init__(self, receive: Receive, send: Send, session: Session) -> None:
         self._receive, self._send, self.session = receive, send, session
-        self.was_left = False
-        self._has_begun = self._is_complete = False
+        self._has_client_left = self._has_told_all = self._has_begun = self._is_complete = False
+
+    @property
+    def was_left(self) -> bool:
+        """Whether the client has left before it was told all."""
+        return self._has_client_left and not self._has_told_all
 
     async def receive(self) -> Message:
         """The next message of the client; that it has left, once the session has ended."""
@@ -266,7 +270,7 @@ class _Stream:
         finally:
             next_message.cancel()
             end.cancel()
-        self.was_left |= message["type"] == "http.disconnect"
+        self._has_client_left |= message["type"] == "http.disconnect"
         return message
 
     async def send(self, message: Message) -> None:
@@ -275,6 +279,7 @@ class _Stream:
         if self.session.has_ended:
             return
         self._is_complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+        self._has_told_all |= b'"close_stream"' in message.get("body", b"")  # the page then leaves, and may have asked for more
         await self._send(message)
 
     async def finish(self) -> None:

@@ -52,7 +52,11 @@ def accepts_event(blocks: gr.Blocks, number: int, values: list[str | int | float
     inputs = blocks.fns[number].inputs
     try:
         for component, value in zip(inputs, values, strict=True):
-            component.preprocess(value)  # type: ignore[union-attr]  # inputs are components
+            if isinstance(component, gr.Dropdown):  # whose choices are those of the tab
+                if not isinstance(value, int):
+                    return False
+            else:
+                component.preprocess(value)  # type: ignore[union-attr]  # inputs are components
     except (gr.Error, ArithmeticError, TypeError, ValueError):
         return False
     return True

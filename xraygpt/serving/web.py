@@ -7,7 +7,7 @@ Nothing is asked of another host, and nothing is written to disk: uploads (`page
 is closed. `http_app.build_app` puts the page behind its guards; it is served in no other way.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,11 +158,17 @@ class Page:
         self.workspaces.close(tab)
         await forget_tab(self.blocks, tab)
 
-    async def end_session(self, session: Session) -> None:
-        """Forget what a session holds."""
+    def end_session(self, session: Session) -> Coroutine[None, None, None]:
+        """Forget what a session holds, at once; the coroutine drops what gradio has of it."""
         self.uploads.forget(session)
-        for tab in list(session.tabs):
-            await self.close_tab(session, tab)
+        for tab in session.tabs:
+            self.workspaces.close(tab)
+
+        async def forget() -> None:
+            for tab in list(session.tabs):
+                await self.close_tab(session, tab)
+
+        return forget()
 
 
 def build_page(
@@ -193,6 +199,7 @@ def build_page(
         gr.HTML(head.replace("LOGOUT", LOGOUT_BUTTON if with_logout else ""), js_on_load=None, elem_id="xg-head")
         parts = _lay_out(pipeline, suggestions, examples)
         _wire(parts, EventHandlers(parts.updates, workspaces, uploads, actions), suggestions, examples)
+        blocks.unload(lambda: None)  # only then does a tab keep a stream open, by which `PageGate` knows that it is there
     # Who waits, waits in `PageQueue`, which says so; gradio's own queue is only kept from growing without end.
     blocks.queue(default_concurrency_limit=None, max_size=MAX_EVENTS, api_open=False)
     return Page(blocks, workspaces, uploads)
@@ -230,7 +237,6 @@ def _lay_out(pipeline: ReportPipeline, suggestions: list[str], examples: Sequenc
                     scale=3,
                     min_width=120,
                     filterable=False,
-                    allow_custom_value=True,  # only the workspace knows which numbers there are; nobody can type one
                 )
                 parts["start"] = gr.Button("New chat", scale=1, min_width=96, elem_id="xg-new")
             parts["conversation"] = _region(
