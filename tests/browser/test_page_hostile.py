@@ -141,10 +141,14 @@ def test_a_name_that_points_here_is_no_name_of_the_server(serve: Serve, context:
 
 def test_logging_out_forgets_the_conversation(serve: Serve, context: Any, film: Path) -> None:
     address = serve(login=LOGIN)
-    tab = log_in(context, address)
+    tab, other = log_in(context, address), context.new_page()
+    other.goto(address)
+    other.wait_for_selector(".xg-viewer[data-ready]")
+    upload(other, film)
     upload(tab, film)
     tab.click("text=Log out")
     tab.wait_for_selector("input[type=password]")
+    other.wait_for_selector("input[type=password]")  # none of the reader's tabs goes on showing an image
     tab.goto(address)
     assert tab.url.endswith("/login")
 

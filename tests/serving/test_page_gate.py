@@ -1,6 +1,7 @@
 """The page as it is served, and what somebody with bad intentions can send it: paths, other people's tabs, routes, logins."""
 
 import http.client
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -134,13 +135,15 @@ def test_no_header_moves_the_pages_scripts_to_another_host(address: str) -> None
         {"event_data": {"upload": 1, "meta": "x"}},
         {"data": [1]},
         {"fn_index": 10**6},
+        {"event_data": {"asked": 10**400}},
+        {"event_data": {"kind": "\ud800"}},
         {"event_data": {"upload": None, "deep": {"x": 1}}},
     ],
     ids=str,
 )
 def test_events_that_the_page_does_not_send(address: str, changes: dict[str, Any]) -> None:
     event = {"data": [], "event_data": None, "fn_index": 0, "trigger_id": 1, "session_hash": "tab1", **changes}
-    assert Reader(address).post("/gradio_api/queue/join", json=event).status_code in (400, 413)
+    assert Reader(address).post("/gradio_api/queue/join", content=json.dumps(event)).status_code in (400, 413)
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b"[" * 100_000, b'{"data": [NaN]}', b"\xff"])
@@ -153,7 +156,7 @@ def test_bodies_that_are_no_event(address: str, body: bytes) -> None:
     ("event", "part"), [("choose", "xg-suggestions"), ("fix", "xg-alerts"), ("look", "xg-viewer"), ("save", "xg-save")]
 )
 @pytest.mark.parametrize(
-    "details", [None, {}, {"number": -1, "rotate": "x", "turn": 10**30, "kind": "exe"}, {"number": 10**6, "turn": True}]
+    "details", [None, {}, {"number": -1, "rotate": "x", "turn": 10**12, "kind": "exe"}, {"number": 10**6, "turn": True}]
 )
 def test_events_with_values_that_the_page_does_not_have(
     address: str, capfd: pytest.CaptureFixture[str], event: str, part: str, details: Any

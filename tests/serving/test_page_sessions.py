@@ -14,9 +14,10 @@ import pytest
 
 from tests.serving.made_page import LOGIN, SETTINGS, USERS, Reader, made_page, noise_png, serving_page
 from tests.serving.made_session import MadeSession
-from xraygpt.serving import http_app, page_gate, page_sessions
+from xraygpt.serving import http_app, page_gate, page_sessions, page_uploads
 from xraygpt.serving.page_sessions import Session, Sessions
 from xraygpt.serving.safety import RESEARCH_NOTICE
+from xraygpt.serving.web import Page
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +151,29 @@ def test_a_login_that_fills_the_server_with_sessions_ends_its_own(monkeypatch: p
     assert bela
     assert sessions.find(bela[0]) is bela[1]
     assert ended == [started[1] for started in own[:2] if started]
+    for started in own[2:]:
+        assert started
+        started[1].num_streams = 1  # its tabs are open
+    assert sessions.start("anna") is None
+    assert sessions.start("bela")
+
+
+def test_a_second_login_ends_the_first(guarded: str) -> None:
+    reader = Reader(guarded, "anna")
+    first = dict(reader.cookies)
+    assert reader.post("/login", data={"username": "bela", "password": USERS["bela"]}).status_code == 303
+    assert httpx.get(f"{guarded}/config", cookies=first).status_code == 401
+    assert reader.get("/config").status_code == 200
+
+
+def test_names_of_tabs_are_bounded_and_given_back(guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_gate, "MAX_TABS_OF_SESSION", 3)
+    reader = Reader(guarded, "anna")
+    for number in range(6):
+        reader.tab = f"tab{number}"
+        assert "Open a radiograph" in str(reader.report())
+    reader.tab = "tab0"  # it was forgotten for the others, and stays so
+    assert reader.event(reader.number_of("click", "xg-report"), SETTINGS, queue=True).status_code == 401
 
 
 def test_sessions_that_nobody_uses_end_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,11 +225,40 @@ def test_nothing_that_was_to_be_told_stays(way: str) -> None:
             if way == "logout":
                 assert httpx.post(f"{address}/logout", cookies=dict(reader.cookies)).status_code == 303
                 assert "".join(lines) == ""  # the stream has ended
-        queue = page.blocks._queue
-        wait_until(lambda: not any((queue.pending_messages_per_session, queue.pending_event_ids_session, len(page.workspaces))))
+        wait_until(lambda: what_is_kept(page) == [])
         time.sleep(0.5)  # what was being written adds nothing
-        assert dict(queue.pending_messages_per_session) == {}
-        assert list(page.blocks.app.state_holder.session_data) == []
+        assert what_is_kept(page) == []
+
+
+@pytest.mark.parametrize("way", ["logout", "tab"])
+def test_an_image_that_is_opened_while_its_tab_is_closed_does_not_stay(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_uploads, "MAX_UPLOADS_OF_LOGIN", 100)
+    monkeypatch.setattr(page_uploads, "MAX_UPLOADS", 100)
+    page = made_page()
+    with serving_page(page, login=LOGIN) as address:
+        for moment in range(8):
+            reader = Reader(address, "anna")
+            number = reader.upload(noise_png()).json()["upload"]
+            with reader.stream("GET", f"/gradio_api/heartbeat/{reader.tab}") as heartbeat:
+                lines = heartbeat.iter_lines()
+                assert next(lines).startswith("data:")
+                event = {"data": [], "event_data": {"upload": number}, "fn_index": reader.number_of("upload", "xg-viewer")}
+                event |= {"session_hash": reader.tab}
+                request = {"json": event, "cookies": (cookies := dict(reader.cookies))}
+                claiming = threading.Thread(target=httpx.post, args=(f"{address}/gradio_api/queue/join",), kwargs=request)
+                claiming.start()
+                time.sleep(0.004 * moment)
+                if way == "logout":
+                    assert httpx.post(f"{address}/logout", cookies=cookies).status_code == 303
+            claiming.join()
+        wait_until(lambda: what_is_kept(page) == [])
+
+
+def what_is_kept(page: Page) -> list[object]:
+    """Of tabs: their conversations, the values of their controls, and what is to be told to them."""
+    queue = page.blocks._queue
+    messages = [tab for tab, waiting in queue.pending_messages_per_session.items() if not waiting.empty()]
+    return [*messages, *queue.pending_event_ids_session, *page.blocks.app.state_holder.session_data, *page.workspaces._open]
 
 
 def test_a_tab_that_does_not_listen_is_told_no_more(guarded: str) -> None:
@@ -225,7 +278,15 @@ def test_functions_are_called_in_their_own_way_alone(guarded: str) -> None:
 
 def test_values_that_the_controls_do_not_have_reach_no_log(guarded: str, capfd: pytest.CaptureFixture[str]) -> None:
     reader = Reader(guarded, "anna")
-    for position, value in ((0, "SECRET\nFORGED"), (1, 10**9), (2, "SECRET"), (4, -1), (4, 10**400), (5, "SECRET")):
+    for position, value in (
+        (0, "SECRET\nFORGED"),
+        (1, 10**9),
+        (2, "SECRET"),
+        (4, -1),
+        (4, 10**400),
+        (5, "SECRET"),
+        (5, None),
+    ):
         values = [value if i == position else known for i, known in enumerate(SETTINGS)]
         assert reader.event(reader.number_of("click", "xg-report"), values, queue=True).status_code == 400
     assert reader.post("/login", data={f"field{i}": "SECRET" for i in range(30)}).status_code == 400

@@ -49,10 +49,20 @@ def test_limits_of_size(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_limits_of_number(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page_uploads, "MAX_UPLOADS", 3)
+    monkeypatch.setattr(page_uploads, "MAX_UPLOADS", 1)
     first, second = Reader(address), Reader(address)
-    assert [first.upload(noise_png()).status_code for _ in range(3)] == [200, 200, 429]
-    assert [second.upload(noise_png()).status_code for _ in range(2)] == [200, 503]
+    numbers = [first.upload(noise_png()).json()["upload"] for _ in range(3)]  # each in the place of the one before
+    assert second.upload(noise_png()).status_code == 503
+    assert "not here any more" in str(first.claim(numbers[0]))
+    assert "data:image" in str(first.claim(numbers[2]))
+
+
+def test_a_login_does_not_take_all_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_uploads, "MAX_UPLOADS_OF_LOGIN", 2)
+    with serving_page(login=LOGIN) as address:
+        browsers = [Reader(address, "anna") for _ in range(3)]
+        assert [reader.upload(noise_png()).status_code for reader in browsers] == [200, 200, 429]
+        assert Reader(address, "bela").upload(noise_png()).status_code == 200
 
 
 def test_what_nobody_claims_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -275,7 +275,7 @@ def test_one_reader_does_not_take_the_whole_queue(actions: PageActions, workspac
     last(actions.write(workspace, "", SETTINGS))
     assert actions.look_at(workspace, 99, asked=1, at_once=False)["heat"]["maps"] == {}  # takes no place
     with actions.queue.lock, ExitStack() as places:
-        for _ in range(4):
+        for _ in range(8):
             places.enter_context(actions.queue.place("anna"))
         with pytest.raises(BusyError, match="waiting for several answers"):
             places.enter_context(actions.queue.place("anna"))

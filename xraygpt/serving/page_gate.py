@@ -36,6 +36,7 @@ MAX_STREAMS, MAX_STREAMS_OF_LOGIN, MAX_STREAMS_OF_SESSION = 384, 96, 24
 """Open streams: in all, so that connections are left for short requests; of a login; of a browser. A tab has one or two."""
 
 _LOGIN_PAGE = (Path(__file__).parent / "assets" / "login.html").read_text(encoding="utf-8")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _TAB = "[A-Za-z0-9]{1,32}"
 _TAB_NAME = re.compile(_TAB)
 _HEARTBEAT = re.compile(f"/gradio_api/heartbeat/({_TAB})")
@@ -128,6 +129,8 @@ class PageGate:
             return _login_page("Wrong name or password.", status=401)
         if started is None:
             return _login_page("The server has too many open sessions. Try again later.", status=503)
+        if former := self.sessions.find(request.cookies.get(_cookie_name(request.scope))):
+            self.sessions.end(former)  # nobody could log it out any more
         response = RedirectResponse("/", status_code=303)
         response.set_cookie(_cookie_name(request.scope), started[0], **_cookie_options(request.scope))
         return response
@@ -163,22 +166,24 @@ class PageGate:
         scope["headers"] = [(name, value) for name, value in scope["headers"] if name not in _NAMING_HEADERS]
         route, receive = (request.method, scope["path"]), request.receive
         if request.method == "GET" and (heartbeat := _HEARTBEAT.fullmatch(scope["path"])):
-            tab = _own_tab(session, heartbeat[1])
+            tab = await self._own_tab(session, heartbeat[1])
             scope["path"] = f"/gradio_api/heartbeat/{tab}"
             scope["raw_path"] = scope["path"].encode()
             await self._keep_open(scope, receive, send, session, tab)
         elif route == ("GET", _LISTEN):
-            tab = _own_tab(session, _fields(request.url.query).get("session_hash"))
+            tab = await self._own_tab(session, _fields(request.url.query).get("session_hash"))
             if not num_unheard(self.page.blocks, tab):
                 raise GateError("Nothing was asked for.", 404)
             scope["query_string"] = urlencode({"session_hash": tab}).encode()
             if await self._stream(scope, receive, send, session):
                 await forget_messages(self.page.blocks, tab)
         elif route in (("POST", _JOIN), ("POST", _RUN)):
-            event = self._checked_event(await _read(request, MAX_EVENT), session, by_queue=scope["path"] == _JOIN)
+            tab, event = await self._checked_event(await _read(request, MAX_EVENT), session, by_queue=scope["path"] == _JOIN)
             scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
             scope["headers"].append((b"content-length", str(len(event)).encode()))
             await self.app(scope, _replaying(event, receive), send)
+            if session.has_ended or tab not in session.tabs:  # meanwhile
+                await self.page.close_tab(session, tab)
         elif request.method in ("GET", "HEAD") and (scope["path"] == "/" or _STATIC.fullmatch(scope["path"])):
             await self.app(scope, receive, send)
         else:
@@ -219,8 +224,27 @@ class PageGate:
             self.streams += Counter()  # drops what is at 0
         return stream.was_left
 
-    def _checked_event(self, body: bytes, session: Session, *, by_queue: bool) -> bytes:
-        """An event as gradio gets it: known keys, and values that the page's controls can have.
+    async def _own_tab(self, session: Session, name: Any) -> str:
+        """The server's name of a tab that the browser names.
+
+        Raises:
+            GateError: it is no name, or of a tab that was closed, or the session has ended.
+        """
+        if not isinstance(name, str) or not _TAB_NAME.fullmatch(name):
+            raise GateError("The request names no tab.")
+        tab = session.tab(name)
+        if session.has_ended or tab in session.closed_tabs:  # perhaps while the request was read
+            raise GateError("This session has ended, or this tab was closed. Reload the page.", 401)
+        if tab not in session.tabs and len(session.tabs) >= MAX_TABS_OF_SESSION:
+            unused = next((other for other, num_open in session.tabs.items() if not num_open), None)
+            if unused is None:
+                raise GateError("Too many tabs are open. Close some, then reload the page.", 429)
+            await self.page.close_tab(session, unused)
+        session.tabs.setdefault(tab, 0)
+        return tab
+
+    async def _checked_event(self, body: bytes, session: Session, *, by_queue: bool) -> tuple[str, bytes]:
+        """An event's tab, and the event as gradio gets it: known keys, and values that the page's controls can have.
 
         Raises:
             GateError: the page sends no such event, or too many.
@@ -235,18 +259,18 @@ class PageGate:
         if not (isinstance(values, list) and (details is None or (isinstance(details, dict) and details.keys() <= _DETAILS))):
             raise GateError("An event has a list of values, and details that the page knows.")
         scalars = [*values, *(details or {}).values()]
-        if len(scalars) > MAX_VALUES or not all(value is None or isinstance(value, str | int | float) for value in scalars):
+        if len(scalars) > MAX_VALUES or not all(map(_is_plain, scalars)):
             raise GateError("An event has numbers, texts and truth values alone.")
         if not isinstance(number, int) or is_queued(self.page.blocks, number) is not by_queue:
             raise GateError("There is no such event.")
-        tab = _own_tab(session, given.get("session_hash"))
+        tab = await self._own_tab(session, given.get("session_hash"))
         if not accepts_event(self.page.blocks, number, values):
             raise GateError("The values of the event are none that the page offers. Reload the page.")
         if by_queue and num_unheard(self.page.blocks, tab) >= MAX_UNHEARD:
             raise GateError("Too many events wait for this tab to listen.", 429)
         trigger = given.get("trigger_id")
         event = {"data": values, "event_data": details, "fn_index": number, "session_hash": tab}
-        return json.dumps(event | {"trigger_id": trigger if isinstance(trigger, int) else None}).encode()
+        return tab, json.dumps(event | {"trigger_id": trigger if isinstance(trigger, int) else None}).encode()
 
 
 class _Stream:
@@ -336,17 +360,11 @@ def _fields(text: str) -> dict[str, str]:
         raise GateError("At most 10 fields are read here.") from None
 
 
-def _own_tab(session: Session, name: Any) -> str:
-    """The server's name of a tab that the browser names."""
-    if not isinstance(name, str) or not _TAB_NAME.fullmatch(name):
-        raise GateError("The request names no tab.")
-    if session.has_ended:  # while the request was read
-        raise GateError("This session has ended. Reload the page.", 401)
-    tab = session.tab(name)
-    if tab not in session.tabs and len(session.tabs) >= MAX_TABS_OF_SESSION:
-        raise GateError("Too many tabs are open. Close some, then reload the page.", 429)
-    session.tabs.setdefault(tab, 0)
-    return tab
+def _is_plain(value: Any) -> bool:
+    """Whether a value is nothing, a truth value, a number that JSON's other readers have too, or Unicode text."""
+    if isinstance(value, str):
+        return not _SURROGATE.search(value)
+    return value is None or (isinstance(value, int | float) and abs(value) <= 2**53)  # not so NaN and infinity
 
 
 def _refuse_constant(name: str) -> float:

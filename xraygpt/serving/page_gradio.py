@@ -16,7 +16,7 @@ if "gradio" not in sys.modules:
 
 import gradio as gr
 
-__all__ = ["accepts_event", "forget_messages", "forget_tab", "gr", "is_queued", "num_unheard"]
+__all__ = ["accepts_event", "forget_messages", "forget_tab", "forget_tabs", "gr", "is_queued", "num_unheard"]
 
 
 # gradio has no public name for what follows. It forgets a closed tab an hour later, and what nobody listened to not at all.
@@ -31,14 +31,25 @@ async def forget_messages(blocks: gr.Blocks, tab: str) -> None:
     """Drop what was to be told to a tab, and tell it no more of the events that were asked for."""
     queue = blocks._queue
     await queue.clean_events(session_hash=tab)
-    queue.pending_messages_per_session.pop(tab, None)
+    messages = queue.pending_messages_per_session.get(tab)
+    while messages is not None and not messages.empty():  # it stays, as a stream that is being closed still looks for it
+        messages.get_nowait()
     queue.pending_event_ids_session.pop(tab, None)
 
 
 async def forget_tab(blocks: gr.Blocks, tab: str) -> None:
-    """Drop everything of a tab."""
+    """Drop what was to be told to a tab, and the values of its controls, of which one is the image."""
     await forget_messages(blocks, tab)
     blocks.app.state_holder.session_data.pop(tab, None)
+
+
+async def forget_tabs(blocks: gr.Blocks, prefix: str) -> None:
+    """Drop everything of all tabs whose names begin so."""
+    queue = blocks._queue
+    kept = (queue.pending_messages_per_session, queue.pending_event_ids_session, blocks.app.state_holder.session_data)
+    for tab in {tab for names in kept for tab in names if tab.startswith(prefix)}:
+        await forget_tab(blocks, tab)
+        queue.pending_messages_per_session.pop(tab, None)
 
 
 def is_queued(blocks: gr.Blocks, number: int) -> bool | None:
@@ -55,6 +66,8 @@ def accepts_event(blocks: gr.Blocks, number: int, values: list[str | int | float
             if isinstance(component, gr.Dropdown):  # whose choices are those of the tab
                 if not isinstance(value, int):
                     return False
+            elif value is None and not isinstance(component, gr.Textbox):
+                return False
             else:
                 component.preprocess(value)  # type: ignore[union-attr]  # inputs are components
     except (gr.Error, ArithmeticError, TypeError, ValueError):

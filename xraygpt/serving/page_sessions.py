@@ -16,10 +16,14 @@ MAX_SESSIONS = 512
 """Browsers at a time. A session that holds nothing costs some hundred bytes."""
 
 MAX_SESSIONS_OF_LOGIN = 32
-"""Beyond them the one that was not used for longest ends."""
+"""Beyond them the one without an open tab that was not used for longest ends."""
 
 MAX_TABS_OF_SESSION = 64
 """Names of tabs that a session may use, so that the number of what is kept by name is bounded."""
+
+
+MAX_CLOSED_TABS = 1000
+"""Names of closed tabs that a session remembers."""
 
 
 @dataclass(eq=False)
@@ -33,7 +37,8 @@ class Session:
         num_uploads: that are being received or opened now.
         num_streams: that are open now.
         has_returned: whether its cookie has come back.
-        tabs: how often each tab that it has used is open, by the server's names of them.
+        tabs: how often each tab that it uses is open, by the server's names of them.
+        closed_tabs: the names of those that it does not use any more, oldest first; no request revives them.
         ended: set when it ends.
     """
 
@@ -44,6 +49,7 @@ class Session:
     num_streams: int = 0
     has_returned: bool = False
     tabs: dict[str, int] = field(default_factory=dict)
+    closed_tabs: dict[str, None] = field(default_factory=dict)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def tab(self, name: str) -> str:
@@ -53,6 +59,13 @@ class Session:
     def owns(self, tab: str) -> bool:
         """Whether a tab is one of this session's, by the server's name of it."""
         return tab.startswith(f"{self.id}.")
+
+    def close_tab(self, tab: str) -> None:
+        """Use a tab no more."""
+        self.tabs.pop(tab, None)
+        self.closed_tabs[tab] = None
+        if len(self.closed_tabs) > MAX_CLOSED_TABS:
+            del self.closed_tabs[next(iter(self.closed_tabs))]
 
     @property
     def has_ended(self) -> bool:
@@ -80,9 +93,9 @@ class Sessions:
         self.end_idle()
         if login is not None:
             own = [session for session in self._open.values() if session.login == login]
-            if len(own) >= MAX_SESSIONS_OF_LOGIN:
-                self.end(min(own, key=lambda session: session.last_used))
-        if len(self._open) >= MAX_SESSIONS and not self._end_unused():
+            if len(own) >= MAX_SESSIONS_OF_LOGIN and not self._end_unused(own):
+                return None
+        if len(self._open) >= MAX_SESSIONS and not self._end_unused(list(self._open.values())):
             return None
         cookie, name = secrets.token_urlsafe(32), secrets.token_hex(8)
         self._open[cookie] = session = Session(login or name, name)
@@ -111,9 +124,9 @@ class Sessions:
         for session in [session for session in self._open.values() if session.last_used < oldest]:
             self.end(session)
 
-    def _end_unused(self) -> bool:
-        """End a session without an open tab: if there is one, of a program that only looked in and never sent its cookie back."""
-        closed = [session for session in self._open.values() if not session.num_streams]
+    def _end_unused(self, sessions: list[Session]) -> bool:
+        """End one without an open tab: if there is one, of a program that only looked in and never sent its cookie back."""
+        closed = [session for session in sessions if not session.num_streams]
         if not closed:
             return False
         self.end(min(closed, key=lambda session: (session.has_returned, session.last_used)))

@@ -7,6 +7,7 @@ be, and how slowly it may come, is checked before (`http_limits`).
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ MAX_PIXELS = 40_000_000
 MAX_UPLOADS = 8
 """Being opened or waiting to be claimed at a time, of all sessions together."""
 
-MAX_UPLOADS_OF_SESSION = 2
+MAX_UPLOADS_OF_SESSION, MAX_UPLOADS_OF_LOGIN = 2, 4
+"""Being received or opened at a time; of a login also those that wait to be claimed."""
 
 OPEN_SECONDS = 60.0
 """For an image to be decoded; the largest take about 5."""
@@ -69,6 +71,7 @@ class Uploads:
         self._waiting: dict[int, _Upload] = {}
         self._numbers = itertools.count(1)
         self._num_opening = 0
+        self._of_login: Counter[str] = Counter()
         self._memory = BodyMemory(num_bodies=MAX_UPLOADS, max_body_bytes=MAX_UPLOAD_BYTES)
         self._decoding = CapacityLimiter(2)
 
@@ -79,7 +82,7 @@ class Uploads:
             `{"upload": number}`, or `{"error": message}`, with a status of 4xx or 503 if a limit was reached.
         """
         try:
-            with self._receiving(session):
+            with self._receiving(session), self._counted(session.login):
                 with self._memory.share() as share:
                     content = bytearray()
                     async for block in request.stream():
@@ -113,14 +116,26 @@ class Uploads:
 
     @contextmanager
     def _receiving(self, session: Session) -> Iterator[None]:
-        own = [upload for upload in list(self._waiting.values()) if upload.session is session]
-        if session.num_uploads + len(own) >= MAX_UPLOADS_OF_SESSION:
+        if session.num_uploads >= MAX_UPLOADS_OF_SESSION:
             raise UploadError(429, "Another file is still being opened. Wait until it is there, then choose this one again.")
+        self.forget(session)  # an image that was not claimed is in the place of this one, or of none
         session.num_uploads += 1
         try:
             yield
         finally:
             session.num_uploads -= 1
+
+    @contextmanager
+    def _counted(self, login: str) -> Iterator[None]:
+        waiting = sum(upload.session.login == login for upload in list(self._waiting.values()))
+        if self._of_login[login] + waiting >= MAX_UPLOADS_OF_LOGIN:
+            raise UploadError(429, "Other files are still being opened under this login. Try again in a minute.")
+        self._of_login[login] += 1
+        try:
+            yield
+        finally:
+            self._of_login[login] -= 1
+            self._of_login += Counter()  # drops what is at 0
 
     @contextmanager
     def _opening(self) -> Iterator[None]:

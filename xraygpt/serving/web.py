@@ -7,6 +7,7 @@ Nothing is asked of another host, and nothing is written to disk: uploads (`page
 is closed. `http_app.build_app` puts the page behind its guards; it is served in no other way.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from xraygpt.processors import open_image
-from xraygpt.serving.page_gradio import forget_tab, gr
+from xraygpt.serving.page_gradio import forget_tab, forget_tabs, gr
 from xraygpt.serving.page_sessions import Session
 from xraygpt.serving.page_uploads import Uploads
 from xraygpt.serving.pipeline import ReportPipeline
@@ -47,6 +48,9 @@ NUM_SUGGESTIONS = 6
 
 MAX_EVENTS = 256
 """That gradio's queue holds."""
+
+LAST_EVENTS_SECONDS = (0.5, 5.0, 60.0)
+"""After the end of a session, when what its last events have left is looked for: one that runs then ends within these."""
 
 LOGOUT_BUTTON = '<form method="post" action="/logout"><button class="xg-logout">Log out</button></form>'
 
@@ -154,19 +158,20 @@ class Page:
 
     async def close_tab(self, session: Session, tab: str) -> None:
         """Forget a tab, by the server's name of it, and all that was to be told to it."""
-        session.tabs.pop(tab, None)
+        session.close_tab(tab)
         self.workspaces.close(tab)
         await forget_tab(self.blocks, tab)
 
     def end_session(self, session: Session) -> Coroutine[None, None, None]:
-        """Forget what a session holds, at once; the coroutine drops what gradio has of it."""
+        """Forget what a session holds, at once; the coroutine drops what gradio has of it, and what its last events leave."""
         self.uploads.forget(session)
-        for tab in session.tabs:
-            self.workspaces.close(tab)
+        self.workspaces.close_all_of(session)
 
         async def forget() -> None:
-            for tab in list(session.tabs):
-                await self.close_tab(session, tab)
+            for seconds in (0.0, *LAST_EVENTS_SECONDS):
+                await asyncio.sleep(seconds)
+                self.workspaces.close_all_of(session)
+                await forget_tabs(self.blocks, session.tab(""))
 
         return forget()
 
@@ -356,7 +361,7 @@ def _wire(parts: Parts, handlers: EventHandlers, suggestions: list[str], example
     parts.edit.click(once(lambda tab: actions.edit(tab, suggestions[0] if suggestions else "")), None, **quick)
     parts.suggestions.choose(chosen(lambda tab, event: {"question": choice(event, suggestions)}), None, **quick)
 
-    ask = streamed(lambda tab, question, *controls: actions.ask(tab, question, decoding_settings(*controls)))
+    ask = streamed(lambda tab, question, *controls: actions.ask(tab, question or "", decoding_settings(*controls)))
     for trigger in (parts.ask.click, parts.question.submit):
         trigger(ask, [parts.question, *parts.settings], **slow)
     report = streamed(lambda tab, *controls: actions.write(tab, "", decoding_settings(*controls)))

@@ -10,8 +10,8 @@ from xraygpt.common.errors import XrayGPTError
 MAX_WAITING = 16
 """Answers and heat maps that wait for the model; who comes then is told that it is busy."""
 
-MAX_PLACES_OF_OWNER = 4
-"""Of these, so that no reader takes all."""
+MAX_PLACES_OF_OWNER = 8
+"""Of these, so that no login takes all."""
 
 STOP_SECONDS = 60.0
 """For what has the model when the server is told to stop; it then ends where it is."""

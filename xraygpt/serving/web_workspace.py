@@ -113,7 +113,7 @@ class Workspace:
 
     Args:
         new_session: makes the session of a conversation.
-        owner: the browser's session, by its `id`.
+        owner: whose it is, `Session.login`.
     """
 
     def __init__(self, new_session: Callable[[], ChatSession], owner: str = "") -> None:
@@ -182,7 +182,7 @@ class Workspaces:
         """The workspace of a tab; an empty one, which is not kept, if no image was opened in it."""
         with self._lock:
             _, workspace = self._open.get(tab, ("", None))
-        return workspace or Workspace(self.new_session, session.id)
+        return workspace or Workspace(self.new_session, session.login)
 
     def keep(self, session: Session, tab: str) -> Workspace:
         """The workspace of a tab in which an image is opened; a new one, which is kept until `close`, if there is none.
@@ -205,7 +205,7 @@ class Workspaces:
                     )
                 if len(self._open) >= MAX_WORKSPACES:
                     raise TooManyTabsError("The server holds as many open tabs as it can. Try again when one was closed.")
-                self._open[tab] = (session.login, Workspace(self.new_session, session.id))
+                self._open[tab] = (session.login, Workspace(self.new_session, session.login))
             return self._open[tab][1]
 
     def close(self, tab: str) -> None:
@@ -214,3 +214,8 @@ class Workspaces:
             _, workspace = self._open.pop(tab, ("", None))
         if workspace:
             workspace.close()
+
+    def close_all_of(self, session: Session) -> None:
+        """Forget the tabs of a browser's session."""
+        for tab in [tab for tab in list(self._open) if session.owns(tab)]:
+            self.close(tab)

@@ -100,7 +100,7 @@ for (const kind of ["pointerup", "pointercancel"]) stage.addEventListener(kind, 
 
 // A file is sent as it is; the server answers with a number, by which the page's event then claims the image.
 const picker = find("#xg-upload input"), refused = find(".xg-refused"), MAX_MEBIBYTES = 64;
-let numSent = 0;
+let numSent = 0, sending = null;
 
 function refuse(message) {
   refused.textContent = message;
@@ -113,11 +113,13 @@ async function send(file) {
   refuse("");
   if (file.size > MAX_MEBIBYTES * 2 ** 20) return refuse(`The file has more than ${MAX_MEBIBYTES} MiB, which no radiograph needs.`);
   const number = ++numSent;
+  sending?.abort();
+  sending = new AbortController();
   stage.setAttribute("aria-busy", "true");
   let answer;
   try {
     const headers = { "X-File-Name": encodeURIComponent(file.name) };
-    answer = await (await fetch("/upload", { method: "POST", body: file, headers })).json();
+    answer = await (await fetch("/upload", { method: "POST", body: file, headers, signal: sending.signal })).json();
   } catch {
     answer = { error: "The file could not be sent. Is the server still running?" };
   }
@@ -125,6 +127,14 @@ async function send(file) {
   stage.removeAttribute("aria-busy");
   if (answer.upload) trigger("upload", { upload: answer.upload }); else refuse(answer.error.message || answer.error);
 }
+
+// Who logs out in one tab has logged out in all: none goes on showing an image.
+const session = new BroadcastChannel("xraygpt-session");
+session.addEventListener("message", () => {
+  document.body.replaceChildren();
+  setTimeout(() => location.replace("/"), 1000); // when the server knows, too
+});
+document.addEventListener("submit", (event) => { if (event.target.matches(".xg-header form")) session.postMessage("logout"); });
 
 picker.addEventListener("change", () => { send(picker.files[0]); picker.value = ""; });
 stage.addEventListener("dragover", (event) => { event.preventDefault(); stage.classList.add("xg-over"); });
