@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from omegaconf import OmegaConf
 from tests.serving.made_api import user
 from xraygpt.cli import serve
 from xraygpt.common.errors import ConfigError, DataError
-from xraygpt.serving.api_server import ApiServer, is_loopback
+from xraygpt.serving.api_server import ApiServer, is_loopback, listen
 from xraygpt.serving.safety import RESEARCH_NOTICE
 
 pytestmark = pytest.mark.usefixtures("no_default_files")
@@ -162,6 +163,13 @@ def test_what_is_not_safe_does_not_start(
 )
 def test_which_addresses_stay_on_this_machine(host: str, loopback: bool) -> None:
     assert is_loopback(host) == loopback
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    with listen("127.0.0.1", [0]) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.proto == socket.IPPROTO_TCP  # by which asyncio knows that TCP_NODELAY is to be set
 
 
 @pytest.mark.slow

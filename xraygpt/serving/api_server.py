@@ -119,10 +119,18 @@ def listen(host: str, ports: Iterable[int]) -> socket.socket:
     tried = list(ports)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for port in tried:
+        # asyncio switches Nagle's algorithm off only for sockets that say that they are TCP, as those of `create_server` do not:
+        # each answer would then wait 40 ms for the client's acknowledgement of its head.
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            return socket.create_server((host, port), family=family, backlog=2048)
+            listening.bind((host, port))
+            listening.listen(2048)
         except OSError as error:
+            listening.close()
             reason = error.strerror
+        else:
+            return listening
     which = f"port {tried[0]}" if len(tried) == 1 else f"any port from {tried[0]} to {tried[-1]}"
     raise ConfigError(f"Nothing can listen at {host}, {which} ({reason}). Choose another --port.")
 
