@@ -6,8 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,7 @@ import httpx
 import pytest
 from omegaconf import OmegaConf
 
-from tests.serving.made_page import USERS, Reader
-from xraygpt.serving.api_server import ApiServer
+from tests.serving.made_page import USERS, Reader, visited
 
 Demo = Callable[..., int]
 Visiting = Callable[..., Any]
@@ -62,21 +59,8 @@ def visiting(demo: Demo, tiny_storage: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A function that opens the page with options, visits it, ends it, and returns what the visit did."""
 
     def run(visit: Callable[[str], Any], *options: object) -> Any:
-        seen = []
-
-        class Visited(ApiServer):
-            def run(self, sockets: Any = None) -> None:
-                thread = threading.Thread(target=super().run, args=(sockets,))
-                thread.start()
-                while not self.started:
-                    time.sleep(0.01)
-                try:
-                    seen.append(visit(f"http://127.0.0.1:{sockets[0].getsockname()[1]}"))
-                finally:
-                    self.should_exit = True
-                    thread.join()
-
-        monkeypatch.setattr("xraygpt.serving.api_server.ApiServer", Visited)
+        seen: list[Any] = []
+        monkeypatch.setattr("xraygpt.serving.api_server.ApiServer", visited(visit, seen))
         assert demo("--port", 0, "--device", "cpu", "--image", tiny_storage / "image" / "x0.png", *options) == 0
         return seen[0]
 

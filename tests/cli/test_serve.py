@@ -6,8 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.serving.made_api import user
+from tests.serving.made_page import visited
 from xraygpt.cli import serve
 from xraygpt.common.errors import ConfigError, DataError
-from xraygpt.serving.api_server import ApiServer, is_loopback, listen
+from xraygpt.serving.api_server import is_loopback, listen
 from xraygpt.serving.safety import RESEARCH_NOTICE
 
 pytestmark = pytest.mark.usefixtures("no_default_files")
@@ -49,22 +48,13 @@ def serving(config: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     handler = signal.getsignal(signal.SIGTERM)
 
     def run(visit: Visit, *options: object) -> Any:
-        seen = []
+        seen: list[Any] = []
 
-        class Visited(ApiServer):
-            def run(self, sockets: Any = None) -> None:
-                thread = threading.Thread(target=super().run, args=(sockets,))
-                thread.start()
-                while not self.started:
-                    time.sleep(0.01)
-                try:
-                    with httpx.Client(base_url=f"http://127.0.0.1:{sockets[0].getsockname()[1]}", timeout=20) as client:
-                        seen.append(visit(client))
-                finally:
-                    self.should_exit = True
-                    thread.join()
+        def visit_as_client(address: str) -> Any:
+            with httpx.Client(base_url=address, timeout=20) as client:
+                return visit(client)
 
-        monkeypatch.setattr(serve, "ApiServer", Visited)
+        monkeypatch.setattr(serve, "ApiServer", visited(visit_as_client, seen))
         assert serve.run(parse("--cfg-path", config, "--port", 0, *options)) == 0
         return seen[0]
 

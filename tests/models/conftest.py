@@ -1,5 +1,6 @@
 """Tiny models in any configuration, and samples for them."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,3 +52,23 @@ def other_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = train_tokenizer(["the quick brown fox jumps over the lazy dog " * 9] * 9, vocab_size=320)
     write_language_model(folder, tokenizer, hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64, context_length=256)
     return folder
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with weights, as transformers saves it; look, do not touch."""
+    import torch
+
+    from xraygpt.models.language_model import load_language_model, load_tokenizer
+
+    folder = tmp_path_factory.mktemp("llm") / "saved"
+    torch.manual_seed(0)
+    load_language_model(tiny_llm, from_scratch=True).save_pretrained(folder)
+    load_tokenizer(tiny_llm).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return shutil.copytree(saved, tmp_path / "llm")

@@ -1,7 +1,6 @@
 """Folders of language models, usable and not, and how one is told from another."""
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,23 +11,6 @@ from safetensors.torch import load_file, save_file
 
 from xraygpt.common.errors import CheckpointError
 from xraygpt.models.language_model import identity_differences, identity_of, load_language_model, load_tokenizer
-
-
-@pytest.fixture(scope="module")
-def saved(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with weights, as transformers saves it; look, do not touch."""
-    folder = tmp_path_factory.mktemp("llm") / "saved"
-    torch.manual_seed(0)
-    load_language_model(tiny_llm, from_scratch=True).save_pretrained(folder)
-    load_tokenizer(tiny_llm).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def folder(saved: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
-    return shutil.copytree(saved, tmp_path / "llm")
-
 
 # Tokenizer ---------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,12 @@ CONFIG, TOKENIZER, TOKENIZER_CONFIG, INDEX = "config.json", "tokenizer.json", "t
 Change = Callable[[Path], Any]
 
 
-@pytest.fixture(scope="module")
-def saved(tiny_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with weights, as transformers saves it; look, do not touch."""
-    folder = tmp_path_factory.mktemp("llm") / "saved"
-    load_language_model(tiny_llm, from_scratch=True).save_pretrained(folder)
-    load_tokenizer(tiny_llm).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def folder(saved: Path, tmp_path: Path) -> Path:
-    """A copy to change."""
-    return shutil.copytree(saved, tmp_path / "llm")
+def assert_refused(load: Callable[[Path], Any], folder: Path, message: str) -> None:
+    """Loading ends in one line that names the folder."""
+    with pytest.raises(CheckpointError, match=message) as raised:
+        load(folder)
+    assert str(folder) in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
 
 
 def sets(name: str = CONFIG, **values: Any) -> Change:
@@ -121,10 +113,7 @@ MODELS: dict[str, tuple[Change, str]] = {
 def test_a_model_that_is_odd(folder: Path, odd: str) -> None:
     change, message = MODELS[odd]
     change(folder)
-    with pytest.raises(CheckpointError, match=message) as raised:
-        load_language_model(folder)
-    assert str(folder) in str(raised.value)
-    assert len(str(raised.value).splitlines()) == 1
+    assert_refused(load_language_model, folder, message)
 
 
 REFUSED: dict[str, tuple[Change, str]] = {
@@ -170,7 +159,7 @@ TOKENIZERS: dict[str, tuple[Change, str]] = {
     "no end of text": (sets(TOKENIZER_CONFIG, eos_token=None), "names no begin-of-text or no end-of-text token"),
     "a new token beyond the vocabulary": (sets(TOKENIZER_CONFIG, eos_token="<new>"), "they do not belong together"),
     "a length as text": (sets(TOKENIZER_CONFIG, model_max_length="x"), "model_max_length is 'x', expected a number"),
-    "a side that is none": (sets(TOKENIZER_CONFIG, padding_side="up"), "Padding side"),
+    "an unknown side": (sets(TOKENIZER_CONFIG, padding_side="up"), "Padding side"),
     "a large token number": (sets(TOKENIZER_CONFIG, added_tokens_decoder={"9" * 9: {"content": "x"}}), "expected a number from 0 to"),
     "added tokens as a list": (sets(TOKENIZER_CONFIG, added_tokens_decoder=[1]), "expected an object"),
     "an added token without a number": (writes("added_tokens.json", '{"x": "y"}'), "expected the numbers of tokens"),
@@ -184,10 +173,7 @@ TOKENIZERS: dict[str, tuple[Change, str]] = {
 def test_a_tokenizer_that_is_odd(folder: Path, odd: str) -> None:
     change, message = TOKENIZERS[odd]
     change(folder)
-    with pytest.raises(CheckpointError, match=message) as raised:
-        load_tokenizer(folder)
-    assert str(folder) in str(raised.value)
-    assert len(str(raised.value).splitlines()) == 1
+    assert_refused(load_tokenizer, folder, message)
 
 
 # What published folders carry --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Weights that are none: every place that takes them ends in one line that names the file, and the parameter where there is one."""
+"""Weights that no model can use: every place that takes them ends in one line that names the file, and the parameter where there is one."""
 
 import re
 import warnings

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
@@ -38,6 +38,24 @@ def running(app: Any, queue: PageQueue | None = None, *, behind_proxy: bool = Fa
     finally:
         server.should_exit = True
         thread.join(20)
+
+
+def visited(visit: Callable[[str], Any], seen: list[Any]) -> type[ApiServer]:
+    """A class that serves a program until its address was visited; what the visit returns goes to `seen`."""
+
+    class Visited(ApiServer):
+        def run(self, sockets: Any = None) -> None:
+            thread = threading.Thread(target=super().run, args=(sockets,))
+            thread.start()
+            while not self.started:
+                time.sleep(0.01)
+            try:
+                seen.append(visit(f"http://127.0.0.1:{sockets[0].getsockname()[1]}"))
+            finally:
+                self.should_exit = True
+                thread.join()
+
+    return Visited
 
 
 def made_page(pipeline: Any = None, *, seconds_a_word: float = 0.0, **options: Any) -> Page:

@@ -4,13 +4,12 @@ import http.client
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.serving.made_page import LOGIN, SETTINGS, Reader, made_page, noise_png, serving_page
+from tests.serving.made_page import SETTINGS, Reader, made_page, noise_png
 from xraygpt.serving.http_app import build_app
 
 GRADIO_ROUTES = [
@@ -45,20 +44,6 @@ GRADIO_ROUTES = [
     "POST /gradio_api/reset",
     "POST /gradio_api/stream/1/close",
 ]
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """The page without logins."""
-    with serving_page() as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def guarded() -> Iterator[str]:
-    """The page with logins."""
-    with serving_page(made_page(with_logout=True), login=LOGIN) as address:
-        yield address
 
 
 # Paths ---------------------------------------------------------------------------------------------------------------

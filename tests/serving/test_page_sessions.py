@@ -20,20 +20,6 @@ from xraygpt.serving.safety import RESEARCH_NOTICE
 from xraygpt.serving.web import Page
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """The page without logins."""
-    with serving_page() as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def guarded() -> Iterator[str]:
-    """The page with logins."""
-    with serving_page(made_page(with_logout=True), login=LOGIN) as address:
-        yield address
-
-
 def test_a_tab_name_opens_no_other_readers_tab(guarded: str) -> None:
     anna, bela = Reader(guarded, "anna"), Reader(guarded, "bela")
     assert "data:image" in str(anna.open())

@@ -30,6 +30,7 @@ class _Failures:
     last: float
 
 
+@dataclass(kw_only=True, eq=False)
 class FailedLogins:
     """Delays the answer to a wrong secret, by the address that it came from; for use in one event loop.
 
@@ -48,26 +49,16 @@ class FailedLogins:
         clock: seconds.
     """
 
-    def __init__(
-        self,
-        *,
-        num_free: int = 3,
-        first_seconds: float = 0.5,
-        max_seconds: float = 8.0,
-        memory_seconds: float = 900.0,
-        max_addresses: int = 1000,
-        max_delayed: int = 32,
-        max_delayed_per_address: int = 4,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.num_free = num_free
-        self.first_seconds = first_seconds
-        self.max_seconds = max_seconds
-        self.memory_seconds = memory_seconds
-        self.max_addresses = max_addresses
-        self.max_delayed = max_delayed
-        self.max_delayed_per_address = max_delayed_per_address
-        self._clock = clock
+    num_free: int = 3
+    first_seconds: float = 0.5
+    max_seconds: float = 8.0
+    memory_seconds: float = 900.0
+    max_addresses: int = 1000
+    max_delayed: int = 32
+    max_delayed_per_address: int = 4
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
         self._known: OrderedDict[str, _Failures] = OrderedDict()  # the one that was quiet longest first
         self._delayed: Counter[str] = Counter()
 
@@ -104,7 +95,7 @@ class FailedLogins:
         return min(self.max_seconds, self.first_seconds * 2.0**doublings)
 
     def _count(self, network: str) -> int:
-        now = self._clock()
+        now = self.clock()
         while self._known and now - next(iter(self._known.values())).last > self.memory_seconds:
             self._known.popitem(last=False)
         failures = self._known.setdefault(network, _Failures(0, now))

@@ -104,7 +104,7 @@ class HttpGuard:
 
 
 def _name_and_port(text: str) -> tuple[str, int | None] | None:
-    """Name, in lower case and without brackets, and port of `name`, `name:port`, `[address]` or `[address]:port`; None if it is none."""
+    """Lower-case name without brackets, and port, of `name`, `name:port`, `[address]` or `[address]:port`; else None."""
     found = _HOST.fullmatch(text)
     return None if found is None else (found["name"].strip("[]").lower(), int(found["port"]) if found["port"] else None)
 

@@ -14,7 +14,7 @@ from xraygpt.serving.http_limits import HttpLimits, Refuse
 
 logger = logging.getLogger(__name__)
 
-LOGIN_PATHS = ("/login", "/login/")
+LOGIN_PATH = "/login"
 """Where a form with a password is posted to."""
 
 _DISCONNECT: Message = {"type": "http.disconnect"}
@@ -138,7 +138,7 @@ class _Request:
         await self._send(message)
 
     def _is_failed_login(self, status: int) -> bool:
-        if self.scope["method"] == "POST" and self.scope["path"] in LOGIN_PATHS:
+        if self.scope["method"] == "POST" and self.scope["path"] == LOGIN_PATH:
             return status == 401
         return status == 401 and b"authorization" in self.headers  # without the header nothing was guessed
 

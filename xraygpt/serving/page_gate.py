@@ -265,7 +265,7 @@ class PageGate:
             raise GateError("There is no such event.")
         tab = await self._own_tab(session, given.get("session_hash"))
         if not accepts_event(self.page.blocks, number, values):
-            raise GateError("The values of the event are none that the page offers. Reload the page.")
+            raise GateError("The page does not offer these values. Reload the page.")
         if by_queue and num_unheard(self.page.blocks, tab) >= MAX_UNHEARD:
             raise GateError("Too many events wait for this tab to listen.", 429)
         trigger = given.get("trigger_id")

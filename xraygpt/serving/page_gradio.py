@@ -1,7 +1,7 @@
 """gradio, and what it keeps of a tab. Imported from here alone, so that its folder is set before it looks for one.
 
 gradio makes its folder when it is imported: by default one of a fixed name in the temporary folder, which every user can read, and
-which another user may have made. Nothing of the page is written there; but the folder is to be private all the same.
+which another user may have made. Nothing of the page is written there; it is private anyway.
 """
 
 import atexit
@@ -53,7 +53,7 @@ async def forget_tabs(blocks: gr.Blocks, prefix: str) -> None:
 
 
 def is_queued(blocks: gr.Blocks, number: int) -> bool | None:
-    """Whether a function of the page is called through gradio's queue; None if there is none of this number."""
+    """Whether a function of the page is called through gradio's queue; None if no function has this number."""
     function = blocks.fns.get(number)
     return None if function is None else bool(function.queue)
 

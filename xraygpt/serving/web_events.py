@@ -121,7 +121,7 @@ def said(event: Any, name: str) -> Any:
 
 
 def integer(event: Any, name: str) -> int:
-    """A whole number that an event says.
+    """An integer that an event says.
 
     Raises:
         DataError: it says none of this name.
@@ -136,7 +136,7 @@ def choice(event: Any, choices: Sequence[T]) -> T:
     """The one of some choices whose number an event says.
 
     Raises:
-        DataError: there is none of this number.
+        DataError: no choice has this number.
     """
     number = integer(event, "number")
     if not 0 <= number < len(choices):
