@@ -116,7 +116,7 @@ def require_parameters(parameters: Mapping[Any, Any], path: str | Path) -> Any:
     wrong = [name for name, value in parameters.items() if not isinstance(name, str) or not isinstance(value, torch.Tensor)]
     if wrong:
         raise CheckpointError(
-            f"{path} holds no parameters: expected tensors by name, or under 'model'; {wrong[0]!r:.60} is not (of {_keys(parameters)})."
+            f"{path} holds no parameters: expected tensors by name, or under 'model'; {wrong[0]!r:.60} is not one (of {_keys(parameters)})."
         )
     require_none(((name, form_problem(tensor)) for name, tensor in parameters.items()), path)
     return parameters

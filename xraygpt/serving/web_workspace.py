@@ -172,7 +172,7 @@ class Workspaces:
 
     def __init__(self, new_session: Callable[[], ChatSession]) -> None:
         self.new_session = new_session
-        self._open: dict[str, tuple[str, Workspace]] = {}
+        self._open: dict[str, Workspace] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -181,7 +181,7 @@ class Workspaces:
     def of(self, session: Session, tab: str) -> Workspace:
         """The workspace of a tab; an empty one, which is not kept, if no image was opened in it."""
         with self._lock:
-            _, workspace = self._open.get(tab, ("", None))
+            workspace = self._open.get(tab)
         return workspace or Workspace(self.new_session, session.login)
 
     def keep(self, session: Session, tab: str) -> Workspace:
@@ -198,20 +198,20 @@ class Workspaces:
             if session.has_ended:
                 raise TooManyTabsError("This session has ended. Reload the page.")
             if tab not in self._open:
-                num_own = sum(owner == session.login for owner, _ in self._open.values())
+                num_own = sum(workspace.owner == session.login for workspace in self._open.values())
                 if num_own >= MAX_WORKSPACES_OF_LOGIN:
                     raise TooManyTabsError(
                         f"{num_own} tabs with images are open under this login, which is the most. Close one, then try again."
                     )
                 if len(self._open) >= MAX_WORKSPACES:
                     raise TooManyTabsError("The server holds as many open tabs as it can. Try again when one was closed.")
-                self._open[tab] = (session.login, Workspace(self.new_session, session.login))
-            return self._open[tab][1]
+                self._open[tab] = Workspace(self.new_session, session.login)
+            return self._open[tab]
 
     def close(self, tab: str) -> None:
         """Forget a tab."""
         with self._lock:
-            _, workspace = self._open.pop(tab, ("", None))
+            workspace = self._open.pop(tab, None)
         if workspace:
             workspace.close()
 
